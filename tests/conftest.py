@@ -1,0 +1,210 @@
+"""A tiny base made in process, a dataset made by our own script, and one training run that many tests look at."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+# Before any of the libraries is imported: nothing is fetched, and nothing is written to the user's home.
+os.environ.update(
+    HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false", HF_DATASETS_DISABLE_PROGRESS_BARS="1"
+)
+
+WORDS = [
+    "we",
+    "study",
+    "how",
+    "small",
+    "models",
+    "read",
+    "long",
+    "texts",
+    "and",
+    "draft",
+    "plans",
+    "from",
+    "data",
+    "with",
+    "noise",
+    "results",
+    "show",
+    "methods",
+    "that",
+    "learn",
+    "fast",
+    "problem",
+    "approach",
+    "end",
+    "of",
+    "each",
+    "graph",
+    "signal",
+    "network",
+    "theory",
+    "test",
+    "train",
+    "error",
+    "bound",
+    "field",
+    "wave",
+    "particle",
+    "cell",
+    "gene",
+]
+
+
+def make_abstract(rng: random.Random, approach_words: int = 95) -> str:
+    """A meaningless abstract, one sentence a line, long enough to pass the filters."""
+    sentences = [" ".join(rng.choices(WORDS, k=10)).capitalize() + "."]
+    while approach_words > 0:
+        length = min(approach_words, rng.randint(8, 20))
+        sentences.append(" ".join(rng.choices(WORDS, k=length)).capitalize() + ".")
+        approach_words -= length
+    return "\n".join(sentences)
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def make_base(folder: Path, model_type: str = "llama", tied: bool = False, vocabulary_padding: int = 0) -> Path:
+    """A random two-layer model with a byte-level BPE tokenizer that begins texts with `<s>`, as Llama's does."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<unk>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=512
+    )
+    fast.save_pretrained(folder)
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=len(fast) + vocabulary_padding,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=tied,
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    return folder
+
+
+def run_script(*arguments: str | Path, launch: str | None = None, **environment: str) -> subprocess.CompletedProcess:
+    """Runs one of the scripts as a user does, through `accelerate launch` where `launch` names an Accelerate file."""
+    command = [sys.executable]
+    if launch:
+        command += ["-m", "accelerate.commands.launch", "--quiet", "--config_file", f"accelerate_configs/{launch}"]
+    command += [str(argument) for argument in arguments]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+def assert_one_clear_line(result: subprocess.CompletedProcess, status: int, *parts: str) -> None:
+    """A user's mistake ends in one line that names what is wrong, with the right exit status and no traceback."""
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    last_line = result.stderr.strip().splitlines()[-1]
+    for part in parts:
+        assert part in last_line
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    return make_base(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="session")
+def abstracts(tmp_path_factory) -> Path:
+    rng = random.Random(0)
+    rows = [{"id": f"row-{i}", "abstract": make_abstract(rng)} for i in range(120)]
+    return write_jsonl(tmp_path_factory.mktemp("abstracts") / "abstracts.jsonl", rows)
+
+
+@pytest.fixture(scope="session")
+def dataset(abstracts, tmp_path_factory) -> Path:
+    from prepare_dataset import PrepareArguments, main
+
+    output_dir = tmp_path_factory.mktemp("data") / "pairs"
+    main(PrepareArguments(dataset_name=str(abstracts), output_dir=str(output_dir)))
+    return output_dir
+
+
+def training_arguments(base: Path, dataset: Path, output_dir: Path, *overrides: str) -> tuple:
+    """Arguments of a short run of the small recipe, as the command line would parse them."""
+    from train_sft import parse_arguments
+
+    recipe = ["--config", str(ROOT / "recipes/small_base_lora_fp32.yaml"), "--model_name_or_path", str(base)]
+    short = ["--max_steps", "4", "--max_length", "256", "--save_strategy", "no", "--eval_strategy", "no"]
+    places = ["--dataset_name", str(dataset), "--output_dir", str(output_dir), "--use_cpu", "true"]
+    return parse_arguments([*recipe, *short, "--eval_on_start", "false", *places, *overrides])
+
+
+@dataclass
+class TrainedRun:
+    """The trainer after training, and copies of the base's parameters from before it."""
+
+    trainer: object
+    before: dict
+    adapter: Path
+
+
+@pytest.fixture(scope="session")
+def trained(base, dataset, tmp_path_factory) -> TrainedRun:
+    """A short run in this process, through the script's own functions."""
+    import train_sft
+
+    output_dir = tmp_path_factory.mktemp("adapters") / "adapter"
+    kept, build_trainer = {}, train_sft.build_trainer
+
+    def keep_trainer(*arguments):
+        trainer, rows = build_trainer(*arguments)
+        kept["trainer"] = trainer
+        kept["before"] = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+        return trainer, rows
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_sft, "build_trainer", keep_trainer)
+        train_sft.main(*training_arguments(base, dataset, output_dir))
+    return TrainedRun(kept["trainer"], kept["before"], output_dir)
+
+
+@pytest.fixture(scope="session")
+def merged(trained, tmp_path_factory) -> Path:
+    from merge_and_push import MergeArguments, main
+
+    output_dir = tmp_path_factory.mktemp("merged") / "model"
+    main(MergeArguments(adapter_path=str(trained.adapter), output_dir=str(output_dir)))
+    return output_dir
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    folder = os.environ.get("REAL_DATA_DIR")
+    if not folder or not (Path(folder) / "data").is_dir():
+        pytest.skip("REAL_DATA_DIR names no folder with the real abstracts")
+    return Path(folder).resolve()

@@ -1,0 +1,61 @@
+"""What must stay true of the repository as a whole."""
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from conftest import ROOT
+
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
+
+
+def pinned(lines) -> dict[str, str]:
+    """`name==version` lines as a dictionary, comments left out."""
+    matches = (re.match(r"([\w.-]+)==([\w.]+)", line) for line in lines)
+    return {match[1]: match[2] for match in matches if match}
+
+
+def script_metadata(name: str) -> dict:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    block = re.search(r"(?m)^# /// script\n((?:# .*\n)+?)# ///\n", text)[1]
+    return tomllib.loads(re.sub(r"(?m)^# ", "", block))
+
+
+REQUIREMENTS = pinned((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_pep_723_block_agrees_with_requirements(script):
+    for name, version in pinned(script_metadata(script)["dependencies"]).items():
+        assert REQUIREMENTS[name] == version, f"{script}: {name}"
+    assert len(pinned(script_metadata(script)["dependencies"])) == len(script_metadata(script)["dependencies"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_declares_what_it_imports(script):
+    names = {"rouge_score": "rouge-score", "bert_score": "bert-score"}
+    modules = set(re.findall(r"(?m)^\s*(?:from|import) (\w+)", (ROOT / script).read_text(encoding="utf-8")))
+    imported = {names.get(module, module) for module in modules} & REQUIREMENTS.keys()
+    declared = pinned(script_metadata(script)["dependencies"]).keys()
+    assert imported <= declared, f"{script} imports {imported - declared} and does not declare it"
+
+
+def test_every_requirement_is_needed_by_a_script_and_pinned():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert len(REQUIREMENTS) == sum(1 for line in lines if line and not line.startswith("#"))
+    declared = {name for script in SCRIPTS for name in pinned(script_metadata(script)["dependencies"])}
+    assert REQUIREMENTS.keys() <= declared
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_every_argument(script):
+    result = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and "--output_dir" in result.stdout
+
+
+def test_no_remote_code_and_no_pickles():
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("metrics/*.py"), *ROOT.glob("demo/*.py")]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"trust_remote_code\s*=\s*True|torch\.load\(|pickle\.load", text), path.name
