@@ -38,8 +38,7 @@ class InputArguments:
     seed: int = field(default=42, metadata={"help": "Decides every abstract and every weight."})
     num_abstracts: int = field(default=800, metadata={"help": "Abstracts to write, no two with the same problem."})
     pretraining_steps: int = field(
-        default=1000,
-        metadata={"help": f"Pre-training steps, each on {BATCH_SIZE} abstracts that no other step reads."},
+        default=800, metadata={"help": f"Pre-training steps, each on {BATCH_SIZE} abstracts that no other step reads."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace what an earlier run wrote to the folder."})
 
@@ -252,7 +251,7 @@ def train_tokenizer(texts: list[str]):
 
 
 def build_model(vocab_size: int):
-    """TinyLlama's shape, a thousandth of its size."""
+    """A Llama of TinyLlama's kind (untied embeddings, shared key heads), a thousandth of its size."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

@@ -1,4 +1,4 @@
-"""The four scripts, one after the other, as a user runs them: on real abstracts with a real base, only for less long."""
+"""The four scripts one after the other, as a user runs them: real abstracts and a real base, only for less long."""
 
 import json
 
