@@ -28,12 +28,15 @@ that opens with plain PEFT: adapter weights, tokenizer with tags and chat templa
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +48,9 @@ END_TAG = TAGS[-1]
 # What a tag means in words the base knows: its new rows start as the mean of these words' rows. The end tag starts as
 # the base's own end-of-text row, which already means "stop".
 TAG_MEANINGS = {"<problem>": "problem", "</problem>": "problem.", "<approach>": "approach:"}
+
+CUDA_CONTEXT_BYTES = 2**29
+HEAD_COLUMNS = 4096  # of the vocabulary, scored at a time
 
 # The last user message is the problem, an assistant message after it its approach. A system message and earlier turns
 # are left out: training saw neither. A tag in the text becomes a space, so that no text can close the problem early.
@@ -75,6 +81,9 @@ class RunArguments:
             "choices": ["shorten", "drop"],
         },
     )
+    preflight: bool = field(
+        default=False, metadata={"help": "Load no weights; show what the run would do and need, and stop."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Write into an output folder that is not empty."})
 
     def __post_init__(self):
@@ -100,6 +109,9 @@ def check_machine(training_args) -> None:
         )
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
+        # Past this Windows would spill into system memory without a word, at a thirtieth of the speed.
+        memory = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(1 - CUDA_CONTEXT_BYTES / memory)
         # torch.cuda.is_bf16_supported() is no help: it is true where bfloat16 is only emulated.
         if training_args.bf16 and torch.cuda.get_device_capability() < (8, 0):
             sys.exit(f"{name} has no bfloat16 arithmetic: set bf16: false in the recipe.")
@@ -233,30 +245,130 @@ def build_rows(split, num_rows: int, **tokenize_arguments):
     return concatenate_datasets(parts).remove_columns("fate"), fates
 
 
-class RunRecorder(TrainerCallback):
-    """Checks in the first step what must be true of a run, and keeps what `run.json` tells of it."""
+def find_checkpoint(training_args, identity: dict) -> str | None:
+    """
+    The checkpoint to go on from: the one named, or for `true` the last complete one, if any.
 
-    def __init__(self, model):
-        self.losses: list[dict] = []
+    Ends with one line where the checkpoint is of another run: bit for bit the same result needs the same rows, order
+    and steps. `identity.json` is written when all else of a checkpoint is; without it, the writing was interrupted.
+    """
+    wanted = training_args.resume_from_checkpoint
+    if wanted is None or str(wanted).lower() == "false":
+        return None
+    folder = Path(training_args.output_dir)
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), reverse=True)
+    for checkpoint in checkpoints if str(wanted).lower() == "true" else [Path(wanted)]:
+        try:
+            theirs = json.loads((checkpoint / "identity.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            print(f"{checkpoint} is not complete: passed over")
+            continue
+        changed = [f"{name} {identity[name]}, there {old}" for name, old in theirs.items() if identity[name] != old]
+        if changed:
+            sys.exit(f"--resume_from_checkpoint {checkpoint} is of another run: {'; '.join(changed)}")
+        return str(checkpoint)
+    if str(wanted).lower() != "true":
+        sys.exit(f"--resume_from_checkpoint {wanted}: no complete checkpoint")
+    print(f"No complete checkpoint in {folder}: starting from the beginning")
+    return None
+
+
+def push_folder(training_args, folder: Path, message: str, **upload) -> str:
+    """Uploads a folder, to a repository that is private unless `--hub_private_repo false`; returns what went wrong."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    api, private = HfApi(token=training_args.hub_token), training_args.hub_private_repo is not False
+    name = training_args.hub_model_id or Path(training_args.output_dir).resolve().name
+    try:
+        repo_id = api.create_repo(name, private=private, exist_ok=True).repo_id
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, **upload)
+    except (OSError, HTTPError, RuntimeError) as error:
+        return f"Not pushed to {name}: {str(error.__cause__ or error).splitlines()[0]}"
+    return ""
+
+
+class RunGuard(TrainerCallback):
+    """Stops a run that goes wrong or is asked to stop, and makes each checkpoint whole and free of secrets."""
+
+    def __init__(self, model, identity: dict, epoch_steps: float, push_strategy: str | None):
+        self.identity, self.epoch_steps, self.push_strategy = identity, epoch_steps, push_strategy
         self.activation_dtype: str | None = None
+        self.signal: int | None = None
+        self.clock: tuple[int, float] | None = None
         adapted_layer = next(module for module in model.modules() if hasattr(module, "lora_A"))
         self.hook = adapted_layer.register_forward_hook(self.record_precision)
+        self.highest_loss = 2 * math.log(model.config.get_text_config().vocab_size)  # twice that of guessing blindly
 
     def record_precision(self, module, inputs, output) -> None:
         """The precision in force, which is not always the one asked for."""
         self.activation_dtype = str(output.dtype).removeprefix("torch.")
         self.hook.remove()
 
+    def request_stop(self, number: int, frame) -> None:
+        """A first signal lets the step end and saves, so that resuming is exact; a second one stops at once."""
+        if self.signal is not None:
+            sys.exit(128 + number)
+        self.signal = number
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.handlers = {
+            number: signal.signal(number, self.request_stop) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.clock = self.clock or (state.global_step, time.monotonic())
+
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        """A `lora_B` that gets no gradient in the first step would stay zero, and its layer untrained."""
-        for name, parameter in model.named_parameters() if state.global_step == 0 else ():
-            if "lora_B" in name and (parameter.grad is None or not parameter.grad.any()):
+        """Before the weights change: every gradient is a number, and in the first step no `lora_B` is without one."""
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+        step = state.global_step + 1
+        # FP16's scaler meets overflow on purpose, and skips such steps by itself.
+        if not args.fp16 and not all(gradient.isfinite().all() for gradient in gradients.values()):
+            sys.exit(f"step {step}: the loss or a gradient is not a number. The last checkpoint is as it was.")
+        for name, parameter in model.named_parameters() if step == 1 else ():
+            if "lora_B" in name and (name not in gradients or not parameter.grad.any()):
                 sys.exit(f"{name} got no gradient in the first step: the adapter would not be trained")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        kept = ("loss", "eval_loss", "mean_token_accuracy", "grad_norm", "learning_rate")
-        if entry := {key: logs[key] for key in kept if key in logs}:
-            self.losses.append({"step": state.global_step, **entry})
+        if logs.get("loss", 0) > self.highest_loss:
+            limit = f"{self.highest_loss:.1f}, twice that of guessing blindly"
+            sys.exit(f"step {state.global_step}: a loss of {logs['loss']:.1f} is past {limit}: lower --learning_rate")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        stop = self.signal is not None
+        if args.world_size > 1:  # a signal may reach one process a step before the others
+            import torch
+
+            flag = torch.tensor(float(stop), device=args.device)
+            torch.distributed.all_reduce(flag)
+            stop = bool(flag)
+        if stop:
+            self.signal = self.signal or signal.SIGTERM
+            control.should_save = control.should_training_stop = True
+        if state.global_step == self.clock[0] + 5 and state.is_world_process_zero:
+            seconds = (time.monotonic() - self.clock[1]) / 5
+            left, epoch = seconds * (state.max_steps - state.global_step), seconds * self.epoch_steps
+            print(f"{seconds:.1f} s a step: {left / 60:.0f} minutes left, {epoch / 3600:.1f} hours for an epoch")
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (checkpoint / "training_args.bin").unlink(
+                missing_ok=True
+            )  # pickles every argument, the Hub token included
+            (checkpoint / "identity.json").write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
+            places = {"checkpoint": "last-checkpoint", "all_checkpoints": checkpoint.name}
+            if self.push_strategy in ("every_save", *places):
+                adapter = ["adapter_*", "tokenizer*", "chat_template*"]
+                print(push_folder(args, checkpoint, f"Step {state.global_step}", allow_patterns=adapter), end="")
+            if self.push_strategy in places:
+                place = places[self.push_strategy]
+                print(push_folder(args, checkpoint, f"Step {state.global_step}", path_in_repo=place), end="")
 
 
 def plot_losses(losses: list[dict], path: Path) -> None:
@@ -278,7 +390,7 @@ def public_name(name: str) -> str:
     return Path(name).resolve().name if Path(name).exists() else name
 
 
-def describe_run(arguments: tuple, rows: dict, trainer, recorder: RunRecorder, metrics: dict) -> dict:
+def describe_run(arguments: tuple, rows: dict, trainer, guard: RunGuard, metrics: dict) -> dict:
     """What `run.json` holds: the arguments that differ from their defaults, versions, data, speed, memory, losses."""
     import torch
 
@@ -294,13 +406,15 @@ def describe_run(arguments: tuple, rows: dict, trainer, recorder: RunRecorder, m
         "dataset": {"name": public_name(script_args.dataset_name), **rows},
         "arguments": {f.name: v for f, v in values if v != f.default and isinstance(v, str | int | float | list)},
         "versions": {name: version(name) for name in libraries},
+        "distributed_type": trainer.accelerator.distributed_type.value,
+        "processes": trainer.args.world_size,
         "device": torch.cuda.get_device_name() if on_gpu else cpu,
-        "activation_dtype": recorder.activation_dtype,
+        "activation_dtype": guard.activation_dtype,
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
         "seconds": round(metrics["train_runtime"], 1),
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
-        "losses": recorder.losses,
+        "losses": [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
     }
 
 
@@ -320,14 +434,19 @@ def save_adapter(trainer, run: dict, output_dir: Path) -> None:
     trainer.create_model_card(model_name=output_dir.name, dataset_name=run["dataset"]["name"])
 
 
-def load_base(model_args):
-    """The base model, in the precision asked for, and its tokenizer. Ends with one line where there is none."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def load_base(model_args, load_weights: bool = True):
+    """The base model, in the precision asked for, and its tokenizer; without weights it takes no memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from trl import get_quantization_config
 
     name, revision = model_args.model_name_or_path, model_args.model_revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        if not load_weights:
+            with torch.device("meta"):
+                config = AutoConfig.from_pretrained(name, revision=revision)
+                return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, model_args.dtype)), tokenizer
         model = AutoModelForCausalLM.from_pretrained(
             name,
             revision=revision,
@@ -340,15 +459,12 @@ def load_base(model_args):
     return model, tokenizer
 
 
-def build_trainer(script_args, training_args, model_args, run_args: RunArguments):
-    """TRL's trainer with tags, rows and adapter in place, and what `run.json` says of the rows."""
-    from trl import SFTTrainer
-
-    model, tokenizer = load_base(model_args)
+def build_inputs(script_args, training_args, model_args, run_args: RunArguments, load_weights: bool = True) -> dict:
+    """Model, tokenizer, adapter configuration, tokenized rows, and what `run.json` says of the rows."""
+    model, tokenizer = load_base(model_args, load_weights)
     old_eos_id = tokenizer.eos_token_id
     add_tags(tokenizer)
     peft_config = build_peft_config(model, model_args, add_tag_rows(model, tokenizer, old_eos_id))
-
     split = load_split(script_args, script_args.dataset_train_split).shuffle(seed=training_args.seed)
     batch_rows = training_args.per_device_train_batch_size * training_args.world_size
     step_rows = batch_rows * training_args.gradient_accumulation_steps
@@ -364,47 +480,117 @@ def build_trainer(script_args, training_args, model_args, run_args: RunArguments
             eval_rows, _ = build_rows(eval_split, run_args.num_eval_rows, **options)
     if not len(train_rows):
         sys.exit(f"no row to train on: of {num_rows:,}, {fates['dropped']:,} do not fit in {training_args.max_length}")
+    if training_args.process_index == 0:
+        share, accumulation = len(train_rows) / len(split), training_args.gradient_accumulation_steps
+        print(f"{batch_rows} × {accumulation} = {step_rows} rows a step")
+        print(f"{len(train_rows):,} rows in all, {share:.1%} of an epoch of {len(split):,}")
+        print(f"of the rows read, at {training_args.max_length} tokens: {fates}")
+    digest = hashlib.sha256(json.dumps(train_rows["input_ids"][:]).encode()).hexdigest()[:16]
+    rows = {"sha256": digest, "split_rows": len(split), "rows": len(train_rows), **fates}
+    models = {"model": model, "processing_class": tokenizer, "peft_config": peft_config}
+    return {**models, "train_dataset": train_rows, "eval_dataset": eval_rows, "rows": rows, "step_rows": step_rows}
 
+
+def build_trainer(inputs: dict, training_args):
+    """TRL's trainer, with what PEFT's trained rows need that TRL 1.16 does not give them."""
+    import trl.trainer.utils
+    from trl import SFTTrainer
+
+    # TRL scores the vocabulary in tiles of 32,768 columns, which TinyLlama's fits into whole: 0.8 GiB more at 2 × 512.
+    trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = HEAD_COLUMNS
     training_args.eos_token = END_TAG  # TRL gives it to the tokenizer, the configuration and the generation defaults
-    trainer = SFTTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=train_rows,
-        eval_dataset=eval_rows,
-        processing_class=tokenizer,
-        peft_config=peft_config,
-    )
-    # TRL 1.16 reads `lm_head.bias`, which PEFT's wrapper of trained rows does not have where the base has no bias.
+    parts = ("model", "processing_class", "peft_config", "train_dataset", "eval_dataset")
+    trainer = SFTTrainer(args=training_args, **{name: inputs[name] for name in parts})
+    # TRL reads `lm_head.bias`, which PEFT's wrapper of trained rows does not have where the base has no bias.
     head = trainer.model.get_output_embeddings()
     if not hasattr(head, "bias"):
         head.register_parameter("bias", None)
     # PEFT would add both whole matrices to every checkpoint because they were resized; the tags' rows are enough.
     trainer.model.save_pretrained = functools.partial(trainer.model.save_pretrained, save_embedding_layers=False)
-    trainer.accelerator.print(
-        f"{batch_rows} × {training_args.gradient_accumulation_steps} = {step_rows} rows a step, {len(train_rows):,} "
-        f"rows in all, {len(train_rows) / len(split):.1%} of an epoch of {len(split):,}; "
-        f"{fates['shortened']:,} shortened, {fates['dropped']:,} dropped at {training_args.max_length} tokens\n"
-        f"{trainer.model.get_nb_trainable_parameters()[0]:,} trainable parameters"
-    )
-    digest = hashlib.sha256(json.dumps(train_rows["input_ids"][:]).encode()).hexdigest()[:16]
-    return trainer, {"sha256": digest, "split_rows": len(split), "rows": len(train_rows), **fates}
+    return trainer
+
+
+def estimate_memory(model, trainable: int, training_args) -> dict[str, float]:
+    """Peak memory of a training step in GiB, by part, from sizes alone; the CUDA context comes on top."""
+    config = model.config.get_text_config()
+    tokens = training_args.per_device_train_batch_size * training_args.max_length
+    width, layers = config.hidden_size, config.num_hidden_layers
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    size = model.dtype.itemsize if not (training_args.bf16 or training_args.fp16) else 2
+    rows = model.get_input_embeddings().weight.shape[0]
+    layer = tokens * size * (14 * width + 5 * inner)  # what one layer keeps for its backward pass
+    kept = layers * tokens * width * size + layer if training_args.activation_checkpointing else layers * layer
+    parts = {
+        "weights": model.num_parameters() * model.dtype.itemsize,
+        "adapter, gradients, AdamW": trainable * 16,
+        "copy and gradient of the output matrix": 2 * rows * width * model.dtype.itemsize,
+        "activations": kept,
+        "scores of the vocabulary": 3 * tokens * min(HEAD_COLUMNS, rows) * 4,
+    }
+    return {name: value / 2**30 for name, value in parts.items()}
+
+
+def preflight(inputs: dict, training_args) -> None:
+    """Prints one row as the model sees it, how long rows are, what is trained, and the memory that it will take."""
+    import numpy as np
+    from peft import get_peft_model
+
+    tokenizer, rows = inputs["processing_class"], inputs["train_dataset"]
+    ids, labels = rows[0]["input_ids"], rows[0]["labels"]
+    start = sum(label == -100 for label in labels)
+    print(f"\nRead, not trained on:\n  {tokenizer.decode(ids[:start])}")
+    print(f"Trained on:\n  {tokenizer.decode(ids[start:])}\n")
+    shares = " ".join(f"p{q} {np.percentile(rows['length'], q):.0f}" for q in (5, 50, 95, 100))
+    print(f"tokens a row: mean {np.mean(rows['length']):.0f} {shares} (max_length {training_args.max_length})")
+    model = get_peft_model(inputs["model"], inputs["peft_config"])
+    trainable, total = model.get_nb_trainable_parameters()
+    print(f"trained: {trainable:,} of {total:,} parameters ({trainable / total:.2%})")
+    parts = estimate_memory(inputs["model"], trainable, training_args)
+    for name, gib in parts.items():
+        print(f"{gib:8.2f} GiB  {name}")
+    print(f"{sum(parts.values()):8.2f} GiB  at the peak, estimated; on a GPU the CUDA context needs about 0.5 more")
 
 
 def main(script_args, training_args, model_args, run_args: RunArguments) -> None:
+    import torch
+
     check_machine(training_args)
-    output_dir = Path(training_args.output_dir)
-    if output_dir.is_dir() and any(output_dir.iterdir()) and not run_args.overwrite:
-        sys.exit(f"--output_dir {output_dir} is not empty: choose another or add --overwrite")
-    trainer, rows = build_trainer(script_args, training_args, model_args, run_args)
-    recorder = RunRecorder(trainer.model)
-    trainer.add_callback(recorder)
-    metrics = trainer.train().metrics
-    run = describe_run((script_args, training_args, model_args, run_args), rows, trainer, recorder, metrics)
-    save_adapter(trainer, run, output_dir)
+    arguments = (script_args, training_args, model_args, run_args)
+    output_dir, resume = Path(training_args.output_dir), training_args.resume_from_checkpoint
+    if run_args.preflight:
+        return preflight(build_inputs(*arguments, load_weights=False), training_args)
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not run_args.overwrite and resume is None:
+        sys.exit(f"--output_dir {output_dir} is not empty: add --resume_from_checkpoint true, or --overwrite")
+    # The Trainer would push `training_args.bin` with every checkpoint, and publicly: we push instead.
+    push_strategy = str(training_args.hub_strategy.value) if training_args.push_to_hub else None
+    training_args.push_to_hub = False
+    inputs = build_inputs(*arguments)
+    trainer = build_trainer(inputs, training_args)
+    named = ("seed", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "max_steps")
+    named += ("num_train_epochs", "learning_rate", "world_size")
+    identity = {name: getattr(training_args, name) for name in named} | {"rows": inputs["rows"]["sha256"]}
+    identity |= {"base": model_args.model_name_or_path, "lora_r": model_args.lora_r}
+    checkpoint = find_checkpoint(training_args, identity)
+    guard = RunGuard(trainer.model, identity, inputs["rows"]["split_rows"] / inputs["step_rows"], push_strategy)
+    trainer.add_callback(guard)
+    try:
+        metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    except torch.OutOfMemoryError:
+        sys.exit("The card's memory is full: take recipes/tinyllama_lora_fp32_small.yaml, or a smaller --max_length")
+    if guard.signal is not None:
+        print(
+            f"Stopped after step {trainer.state.global_step}, which is saved: go on with --resume_from_checkpoint true"
+        )
+        sys.exit(128 + guard.signal)
+    save_adapter(trainer, describe_run(arguments, inputs["rows"], trainer, guard, metrics), output_dir)
     trainer.accelerator.print(
         f"Wrote the adapter to {output_dir}. Next: python merge_and_push.py --adapter_path {output_dir} --output_dir …"
     )
     trainer.end()
+    if push_strategy and trainer.is_world_process_zero():
+        if problem := push_folder(training_args, output_dir, "The adapter", ignore_patterns=["checkpoint-*", ".*"]):
+            sys.exit(f"{problem}. {output_dir} is whole; push it later with: hf upload --private NAME {output_dir}")
+        print("Pushed to the Hub")
 
 
 def parse_arguments(argv: list[str] | None = None) -> tuple:

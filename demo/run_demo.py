@@ -55,11 +55,11 @@ def report(folder: Path, seconds: float) -> None:
     rows = map(json.loads, (folder / "scores" / "predictions.jsonl").read_text(encoding="utf-8").splitlines())
     draft = next(row for row in rows if row["system"] == "fine-tuned")
     print(
-        f"\nOn {scores['num_examples']} problems that it never saw, the fine-tuned model comes closer than its base to "
-        f"the authors' own approaches\nby all three scores, and ended {tuned['share_ended']:.0%} of its drafts by itself. "
-        f"The first of them:\n\n  Problem: {draft['problem']}\n  Draft:   {draft['prediction']}\n\n"
-        "The abstracts come from a small grammar in which the approach follows from the problem, which is far easier\n"
-        "than research: the demo shows that every stage works, not how well a model drafts real approaches.\n"
+        f"\nOn {scores['num_examples']} problems that it never saw, the fine-tuned model comes closer than its base\n"
+        f"to the authors' own approaches by all three scores, and ended {tuned['share_ended']:.0%} of its\n"
+        f"drafts by itself. The first of them:\n\n  Problem: {draft['problem']}\n  Draft:   {draft['prediction']}\n\n"
+        "The abstracts come from a small grammar in which the approach follows from the problem. That is far\n"
+        "easier than research: the demo shows that every stage works, not how well a model drafts real approaches.\n"
     )
     for name in STAGES:
         print(f"  {folder / name}")

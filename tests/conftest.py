@@ -182,10 +182,9 @@ def trained(base, dataset, tmp_path_factory) -> TrainedRun:
     kept, build_trainer = {}, train_sft.build_trainer
 
     def keep_trainer(*arguments):
-        trainer, rows = build_trainer(*arguments)
-        kept["trainer"] = trainer
-        kept["before"] = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-        return trainer, rows
+        kept["trainer"] = build_trainer(*arguments)
+        kept["before"] = {name: p.detach().clone() for name, p in kept["trainer"].model.named_parameters()}
+        return kept["trainer"]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_sft, "build_trainer", keep_trainer)
