@@ -31,6 +31,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 TAGS = ("<problem>", "</problem>", "<approach>", "</approach>")  # special tokens in training (`train_sft.py`)
@@ -537,11 +538,10 @@ def table(title: str, values: dict) -> str:
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in shown.items())])
 
 
-def make_card(splits, report: dict) -> str:
+def make_card(splits, report: dict, files: dict[str, dict]) -> str:
     """The dataset's card: where it comes from, what was dropped, how long its rows are, and what it is not."""
     from huggingface_hub import DatasetCardData
 
-    files = [{"split": name, "path": f"data/{name}-*.parquet"} for name in splits]
     size = sum(report["splits"].values())
     bounds = ["1K", "10K", "100K", "1M", "10M"]
     data = DatasetCardData(
@@ -550,10 +550,18 @@ def make_card(splits, report: dict) -> str:
         task_categories=["text-generation"],
         pretty_name="Problem–approach pairs",
         size_categories="n<1K" if size < 1000 else "{}<n<{}".format(*bounds[len(str(size)) - 4 : len(str(size)) - 2]),
-        configs=[{"config_name": "default", "data_files": files}],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": name, "path": file["path"]} for name, file in files.items()],
+            }
+        ],
         dataset_info={
             "features": [{"name": name, "dtype": "string"} for name in COLUMNS],
-            "splits": [{"name": name, "num_examples": len(split)} for name, split in splits.items()],
+            "splits": [
+                {"name": name, "num_bytes": file["num_bytes"], "num_examples": report["splits"][name]}
+                for name, file in files.items()
+            ],
         },
     )
     lengths = {f"{name}, {key}": value for name, row in report["words"].items() for key, value in row.items()}
@@ -624,14 +632,24 @@ def make_report(args: PrepareArguments, source, report: dict) -> dict:
 
 def write_dataset(splits, report: dict, output_dir: Path) -> None:
     """Writes everything beside `output_dir`, then renames: a killed run leaves the folder absent or whole."""
+    from pyarrow.parquet import read_metadata
+
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.partial-", dir=output_dir.parent))
     try:
         (partial / "data").mkdir()
+        files = {}
         for name, split in splits.items():
-            split.to_parquet(partial / "data" / f"{name}-00000-of-00001.parquet")
+            path = partial / "data" / f"{name}.parquet"
+            split.to_parquet(path)
+            # datasets 5.2 takes a folder for one that it has cached when name and card agree: the card has to tell the
+            # content apart, or a dataset built again in its place would be read as the old one.
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            size = sum(map(itemgetter("total_byte_size"), read_metadata(path).to_dict()["row_groups"]))
+            files[name] = {"path": f"data/{name}-00000-of-00001-{digest}.parquet", "num_bytes": size}
+            path.rename(partial / files[name]["path"])
         plot_funnel(report["funnel"], partial / "funnel.png")
-        (partial / "README.md").write_text(make_card(splits, report), encoding="utf-8")
+        (partial / "README.md").write_text(make_card(splits, report, files), encoding="utf-8")
         write_report(report, partial)
         os.chmod(partial, 0o755)  # mkdtemp's 0o700 would hide a shared dataset from colleagues
         if output_dir.exists():
