@@ -4,6 +4,7 @@
 #     "accelerate==1.15.0",
 #     "bitsandbytes==0.50.2",
 #     "datasets==5.2.0",
+#     "huggingface_hub==2.4.0",
 #     "matplotlib==3.11.2",
 #     "peft==0.21.2",
 #     "torch==2.13.0",
@@ -578,8 +579,9 @@ def main(script_args, training_args, model_args, run_args: RunArguments) -> None
     except torch.OutOfMemoryError:
         sys.exit("The card's memory is full: take recipes/tinyllama_lora_fp32_small.yaml, or a smaller --max_length")
     if guard.signal is not None:
+        step = trainer.state.global_step
         print(
-            f"Stopped after step {trainer.state.global_step}, which is saved: go on with --resume_from_checkpoint true"
+            f"\nStopped after step {step}, which is saved: go on with --resume_from_checkpoint true", file=sys.stderr
         )
         sys.exit(128 + guard.signal)
     save_adapter(trainer, describe_run(arguments, inputs["rows"], trainer, guard, metrics), output_dir)
