@@ -14,50 +14,18 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 # Before any of the libraries is imported: nothing is fetched, and nothing is written to the user's home.
 os.environ.update(
-    HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false", HF_DATASETS_DISABLE_PROGRESS_BARS="1"
+    HF_HUB_OFFLINE="1",
+    WANDB_MODE="offline",
+    TOKENIZERS_PARALLELISM="false",
+    HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    OMP_NUM_THREADS="1",  # two test processes of two threads each would wait for one another on two cores
 )
 
-WORDS = [
-    "we",
-    "study",
-    "how",
-    "small",
-    "models",
-    "read",
-    "long",
-    "texts",
-    "and",
-    "draft",
-    "plans",
-    "from",
-    "data",
-    "with",
-    "noise",
-    "results",
-    "show",
-    "methods",
-    "that",
-    "learn",
-    "fast",
-    "problem",
-    "approach",
-    "end",
-    "of",
-    "each",
-    "graph",
-    "signal",
-    "network",
-    "theory",
-    "test",
-    "train",
-    "error",
-    "bound",
-    "field",
-    "wave",
-    "particle",
-    "cell",
-    "gene",
-]
+TEXT = """
+we study how small models read long texts and draft plans from data with noise results show methods that learn fast
+problem approach end of each graph signal network theory test train error bound field wave particle cell gene
+"""
+WORDS = TEXT.split()
 
 
 def make_abstract(rng: random.Random, approach_words: int = 95) -> str:
