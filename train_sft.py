@@ -299,12 +299,20 @@ class RunGuard(TrainerCallback):
         self.clock: tuple[int, float] | None = None
         adapted_layer = next(module for module in model.modules() if hasattr(module, "lora_A"))
         self.hook = adapted_layer.register_forward_hook(self.record_precision)
+        self.tokens = self.positions = 0
+        model.register_forward_pre_hook(self.count_tokens, with_kwargs=True)
         self.highest_loss = 2 * math.log(model.config.get_text_config().vocab_size)  # twice that of guessing blindly
 
     def record_precision(self, module, inputs, output) -> None:
         """The precision in force, which is not always the one asked for."""
         self.activation_dtype = str(output.dtype).removeprefix("torch.")
         self.hook.remove()
+
+    def count_tokens(self, model, inputs, named_inputs) -> None:
+        """What the model computes in training, and how much of it is no padding."""
+        if model.training:
+            self.tokens = self.tokens + named_inputs["attention_mask"].sum()
+            self.positions += named_inputs["attention_mask"].numel()
 
     def request_stop(self, number: int, frame) -> None:
         """A first signal lets the step end and saves, so that resuming is exact; a second one stops at once."""
@@ -414,6 +422,8 @@ def describe_run(arguments: tuple, rows: dict, trainer, guard: RunGuard, metrics
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
         "seconds": round(metrics["train_runtime"], 1),
+        "tokens_a_second": round(int(guard.tokens) / metrics["train_runtime"], 1),
+        "padding_share": round(1 - int(guard.tokens) / guard.positions, 4),
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
         "losses": [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
     }

@@ -204,6 +204,9 @@ def test_run_json_tells_the_run_and_nothing_private(trained, dataset, tmp_path_f
     assert run["steps"] == 4 and run["dataset"]["rows"] == 16 and run["dataset"]["split_rows"] == 108
     assert run["arguments"]["lora_r"] == 8 and run["arguments"]["bf16"] is False
     assert run["activation_dtype"] == "float32"
+    batches = [batch["attention_mask"] for batch in trained.trainer.get_train_dataloader()]
+    computed, real = sum(mask.numel() for mask in batches), sum(int(mask.sum()) for mask in batches)
+    assert run["padding_share"] == pytest.approx(1 - real / computed, abs=0.05) and run["padding_share"] > 0
     assert [entry["step"] for entry in run["losses"] if "loss" in entry] == [1, 2, 3, 4]
     for path in trained.adapter.iterdir():
         assert path.suffix not in (".bin", ".pt", ".pth"), f"{path.name} is a pickle"
