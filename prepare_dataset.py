@@ -186,6 +186,11 @@ def clean(text: object) -> str:
     return CONTROL.sub(" ", text).strip() if isinstance(text, str) else ""
 
 
+def count_words(text: str) -> int:
+    """White-space-separated words, as the report's filters count them, not a tokenizer's tokens."""
+    return len(text.split())
+
+
 def build_pair(row: dict, args: PrepareArguments) -> tuple[str, str, str]:
     """Returns `(problem, approach, reason)`; `reason` is one of DROP_REASONS, or empty for a pair that is kept."""
     ready_made = [args.problem_column, args.approach_column] if args.problem_column else []
@@ -206,16 +211,16 @@ def build_pair(row: dict, args: PrepareArguments) -> tuple[str, str, str]:
         if len(sentences) < args.min_sentences:
             return "", "", "too_few_sentences"
         problem, approach = sentences[0].strip(), " ".join(sentences[1:])
-    if len(problem.split()) > args.max_problem_words:
+    if count_words(problem) > args.max_problem_words:
         return problem, approach, "problem_too_long"
-    if len(approach.split()) < args.min_approach_words:
+    if count_words(approach) < args.min_approach_words:
         return problem, approach, "approach_too_short"
     return problem, approach, ""
 
 
 def build_rows(batch: dict[str, list], args: PrepareArguments, id_column: str | None, tokenizer) -> dict[str, list]:
-    """Turns a batch of source rows into dataset rows with their `reason`, `year` and `tokens`; keeps its length."""
-    rows = {name: [] for name in (*COLUMNS, "reason", "year")}
+    """Turns a batch of source rows into dataset rows, with what they are filtered by; keeps its length."""
+    rows = {name: [] for name in (*COLUMNS, "reason", "year", "problem_words", "approach_words")}
     for values in zip(*batch.values(), strict=True):
         row = dict(zip(batch, values, strict=True))
         problem, approach, reason = build_pair(row, args)
@@ -224,9 +229,8 @@ def build_rows(batch: dict[str, list], args: PrepareArguments, id_column: str | 
             source_id = hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:16]
         year = int(row[args.year_column]) if args.year_column and reason != "no_year" else 0
         prompt, completion = f"<problem>{problem}</problem><approach>", f" {approach}</approach>"
-        for name, value in zip(
-            rows, (str(source_id), problem, approach, prompt, completion, reason, year), strict=True
-        ):
+        pair = (str(source_id), problem, approach, prompt, completion)
+        for name, value in zip(rows, (*pair, reason, year, *map(count_words, (problem, approach))), strict=True):
             rows[name].append(value)
     if tokenizer is None:
         return {**rows, "tokens": [0] * len(rows["id"])}
@@ -492,20 +496,12 @@ def build_splits(source, args: PrepareArguments, id_column: str | None):
             for one, other in pairs
             if {one, other} <= splits.keys()
         }
-    report["words"] = {
-        name: describe_lengths(count_words(splits["train"].with_format("arrow")[name])) for name in COLUMNS[1:3]
-    }
+    lengths = splits["train"].with_format("numpy")
+    report["words"] = {name: describe_lengths(lengths[f"{name}_words"][:]) for name in ("problem", "approach")}
     if args.tokenizer_name:
-        tokens = np.asarray(splits["train"]["tokens"])
+        tokens = lengths["tokens"][:]
         report["tokens"] = {**describe_lengths(tokens), "share over 512": round(float((tokens > 512).mean()), 4)}
     return splits.select_columns(list(COLUMNS)), report
-
-
-def count_words(texts):
-    """White-space-separated words of each text of an Arrow column."""
-    import pyarrow.compute as pc
-
-    return pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts))).to_numpy()
 
 
 def describe_lengths(lengths) -> dict[str, float]:
@@ -586,7 +582,7 @@ def make_card(splits, report: dict, files: dict[str, dict]) -> str:
         table("funnel", report["funnel"]),
         "![The funnel](funnel.png)",
         f"## Near duplicates\n\n{duplicates}",
-        table("highest similarity left", report.get("highest_similarity", {"not measured; add --check_leakage": "–"})),
+        *([table("highest similarity left", report["highest_similarity"])] if "highest_similarity" in report else []),
         "## Lengths",
         table("words in train", lengths),
         *(
