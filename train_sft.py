@@ -423,7 +423,8 @@ def describe_run(arguments: tuple, rows: dict, trainer, guard: RunGuard, metrics
         "steps": trainer.state.global_step,
         "seconds": round(metrics["train_runtime"], 1),
         "tokens_a_second": round(int(guard.tokens) / metrics["train_runtime"], 1),
-        "padding_share": round(1 - int(guard.tokens) / guard.positions, 4),
+        # Of a run that was killed between its last step and its end, there is none to count.
+        "padding_share": round(1 - int(guard.tokens) / guard.positions, 4) if guard.positions else None,
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
         "losses": [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
     }

@@ -375,17 +375,26 @@ def test_twenty_kills_at_random_moments_end_with_the_same_weights(base, dataset,
     subprocess.run([*command[:-2], "--output_dir", str(tmp_path / "timed")], cwd=ROOT, check=True, capture_output=True)
     seconds, kills = time.monotonic() - started, 0
     while kills < 20:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
-            process.wait(timeout=rng.uniform(0.3, 1.0) * seconds)
+            _, errors = process.communicate(timeout=rng.uniform(0.3, 1.0) * seconds)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            process.communicate()
             kills += 1
         else:  # it came to its end before the kill: the next one begins anew
+            assert process.returncode == 0, errors
             assert_same(weights(folder), weights(undisturbed))
             shutil.rmtree(folder)
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert_same(weights(folder), weights(undisturbed))
+
+
+def test_killed_after_the_last_step_it_resumes_to_the_end(base, dataset, undisturbed, tmp_path):
+    folder = shutil.copytree(undisturbed, tmp_path / "adapter")
+    (folder / "adapter_model.safetensors").unlink()
+    resume = ["--resume_from_checkpoint", "true"]
+    train_sft.main(*train_sft.parse_arguments(launch_command(base, dataset, folder, *resume)[2:]))
     assert_same(weights(folder), weights(undisturbed))
 
 
