@@ -63,8 +63,11 @@ class EvaluationArguments:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
         output_dir = Path(self.output_dir)
-        if output_dir.is_dir() and any(output_dir.iterdir()) and not self.overwrite:
-            raise ValueError(f"--output_dir {self.output_dir} is not empty: choose another or add --overwrite")
+        if output_dir.is_dir() and any(output_dir.iterdir()):
+            if not self.overwrite:
+                raise ValueError(f"--output_dir {self.output_dir} is not empty: choose another or add --overwrite")
+            if not (output_dir / "scores.json").is_file():
+                raise ValueError(f"--output_dir {self.output_dir} holds no scores of this script: not overwritten")
 
 
 def load_rows(args: EvaluationArguments) -> list[dict]:
@@ -178,6 +181,12 @@ def write_scores(rows: list[dict], scores: dict, output_dir: Path) -> None:
 
 def main(args: EvaluationArguments) -> None:
     rows = load_rows(args)
+    try:  # before hours of drafting, not after
+        score(["a draft"], ["a reference"], args)
+    except KeyError:
+        sys.exit(f"--bertscore_model {args.bertscore_model}: bert-score does not know it; add --bertscore_num_layers")
+    except (OSError, ValueError) as error:
+        sys.exit(f"--bertscore_model {args.bertscore_model}: {str(error).splitlines()[0]}")
     references = [row["approach"] for row in rows]
     # The base has never seen the tags: it continues the bare problem sentence, its best chance without examples.
     systems = {

@@ -20,6 +20,7 @@ defaults, a model card and `merge.json`, which says how far the merged model is 
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -54,10 +55,13 @@ class MergeArguments:
 
     def __post_init__(self):
         output_dir = Path(self.output_dir)
-        if output_dir.is_dir() and any(output_dir.iterdir()) and not self.overwrite:
-            raise ValueError(f"--output_dir {self.output_dir} is not empty: choose another or add --overwrite")
-        if self.push_to_hub and not self.hub_model_id:
-            raise ValueError("--push_to_hub needs --hub_model_id user/name")
+        if output_dir.is_dir() and any(output_dir.iterdir()):
+            if not self.overwrite:
+                raise ValueError(f"--output_dir {self.output_dir} is not empty: choose another or add --overwrite")
+            if not (output_dir / "merge.json").is_file():
+                raise ValueError(f"--output_dir {self.output_dir} holds no model of this script: not overwritten")
+        if self.push_to_hub and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub_model_id or ""):
+            raise ValueError(f"--push_to_hub needs --hub_model_id user/name, got {self.hub_model_id}")
 
 
 def load_adapter_on_base(args: MergeArguments):
@@ -151,6 +155,7 @@ def write_model(model, tokenizer, merge: dict, adapter_path: Path, output_dir: P
         if difference > MAX_LOGIT_DIFFERENCE:
             sys.exit(f"the model read back from disk differs from the merged one by {difference:.1e}: nothing written")
         merge["difference_reloaded"] = difference
+        del reloaded  # it maps the weights' file, and Windows renames no folder with an open file in it
         if (adapter_path / "run.json").is_file():
             shutil.copy(adapter_path / "run.json", partial)
         (partial / "merge.json").write_text(json.dumps(merge, indent=2) + "\n", encoding="utf-8")
@@ -166,7 +171,7 @@ def write_model(model, tokenizer, merge: dict, adapter_path: Path, output_dir: P
 def push_model(args: MergeArguments) -> str:
     """Publishes the folder in one commit, large files first; returns the commit's URL."""
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HTTPError
 
     folder, api = Path(args.output_dir), HfApi()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -176,8 +181,9 @@ def push_model(args: MergeArguments) -> str:
         api.preupload_lfs_files(repo_id, additions)
         head = api.model_info(repo_id).sha
         commit = api.create_commit(repo_id, additions, commit_message="Add the merged model", parent_commit=head)
-    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
-        sys.exit(f"not published to {args.hub_model_id}: {str(error).splitlines()[0]}. {args.output_dir} is whole.")
+    except (OSError, HTTPError, RuntimeError, KeyError) as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        sys.exit(f"Not published to {args.hub_model_id}: {cause}. {args.output_dir} is whole.")
     return commit.commit_url
 
 
@@ -191,10 +197,12 @@ def main(args: MergeArguments) -> None:
         base_words = [logits[:, words] for logits in read_logits(model, tokenizer, PROBLEMS)]
     config = model.peft_config["default"]
     merged = model.merge_and_unload(safe_merge=True)
+    stops = merged.generation_config.eos_token_id  # the base's own
+    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
     merged.config.eos_token_id = tokenizer.eos_token_id
     merged.config.pad_token_id = tokenizer.pad_token_id
-    # Both ends stop a draft: the tag that training taught, and the base's own, which is our padding token.
-    merged.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    # Both ends stop a draft: the tag that training taught, and what ends a text for the base.
+    merged.generation_config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *stops]))
     merged.generation_config.pad_token_id = tokenizer.pad_token_id
     merged.generation_config.max_new_tokens = 448
     merge = {

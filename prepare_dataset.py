@@ -25,11 +25,13 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -43,6 +45,7 @@ DROP_REASONS = (
 )
 COLUMNS = ("id", "problem", "approach", "prompt", "completion")
 FILE_FORMATS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+ID_COLUMNS = ("id", "article_id")
 ARXIV = {
     "dataset_name": "ccdv/arxiv-summarization",
     "dataset_config": "document",
@@ -111,8 +114,9 @@ class PrepareArguments:
     public: bool = field(default=False, metadata={"help": "Make a repository that is created public."})
 
     def __post_init__(self):
-        if (self.push_to_hub or self.push_only) and not self.hub_dataset_id:
-            raise ValueError("publishing needs --hub_dataset_id user/name")
+        pushes = self.push_to_hub or self.push_only
+        if pushes and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub_dataset_id or ""):
+            raise ValueError(f"publishing needs --hub_dataset_id user/name, got {self.hub_dataset_id}")
         if self.push_only:
             return
         if self.dataset_name == ARXIV["dataset_name"]:
@@ -121,8 +125,15 @@ class PrepareArguments:
         if self.output_dir is None:
             raise ValueError("--output_dir is missing: the folder to write the dataset to")
         output_dir = Path(self.output_dir)
-        if output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir()) and not self.overwrite):
-            raise ValueError(f"--output_dir {self.output_dir} is not empty: choose another or add --overwrite")
+        if output_dir.is_file():
+            raise ValueError(f"--output_dir {self.output_dir} is a file")
+        if output_dir.is_dir() and any(output_dir.iterdir()):
+            if not self.overwrite:
+                raise ValueError(f"--output_dir {self.output_dir} is not empty: choose another or add --overwrite")
+            if not (output_dir / "build_report.json").is_file():
+                raise ValueError(f"--output_dir {self.output_dir} holds no dataset of this script: not overwritten")
+            if output_dir.resolve() in [Path(self.dataset_name).resolve(), *Path(self.dataset_name).resolve().parents]:
+                raise ValueError(f"--output_dir {self.output_dir} holds the source: it cannot be overwritten")
         for name in ("validation_fraction", "test_fraction"):
             if not 0 <= getattr(self, name) < 0.5:
                 raise ValueError(f"--{name} must lie in [0, 0.5), got {getattr(self, name)}")
@@ -182,8 +193,14 @@ INVALID = re.compile("[\ufffd\ud800-\udfff]")  # what decoders leave for bytes t
 def clean(text: object) -> str:
     """`text` with control characters as spaces; a list of sentences, in `<S> … </S>` or not, becomes lines."""
     if isinstance(text, list):
-        text = "\n".join(re.sub(r"^\s*<S>|</S>\s*$", "", str(sentence)) for sentence in text)
+        text = "\n".join(re.sub(r"^\s*<S>|</S>\s*$", "", str(sentence)) for sentence in text if sentence is not None)
     return CONTROL.sub(" ", text).strip() if isinstance(text, str) else ""
+
+
+def read_year(value: object) -> int | None:
+    """The year in `2023`, `"2023-05-01"`, or the `2023.0` that a CSV column with gaps gives; None without one."""
+    match = re.match(r"\d{4}(?!\d)", str(value))
+    return int(match[0]) if match else None
 
 
 def count_words(text: str) -> int:
@@ -201,7 +218,7 @@ def build_pair(row: dict, args: PrepareArguments) -> tuple[str, str, str]:
         return "", "", "invalid_text"
     if any(tag in text for tag in TAGS for text in texts):
         return "", "", "contains_tag"  # `</approach>` in an abstract would end its approach
-    if args.year_column and not str(row[args.year_column]).isdecimal():
+    if args.year_column and read_year(row[args.year_column]) is None:
         return "", "", "no_year"
     if ready_made:
         problem, approach = texts
@@ -227,7 +244,7 @@ def build_rows(batch: dict[str, list], args: PrepareArguments, id_column: str | 
         source_id = row[id_column] if id_column else None
         if source_id is None:
             source_id = hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:16]
-        year = int(row[args.year_column]) if args.year_column and reason != "no_year" else 0
+        year = (read_year(row[args.year_column]) if args.year_column else None) or 0
         prompt, completion = f"<problem>{problem}</problem><approach>", f" {approach}</approach>"
         pair = (str(source_id), problem, approach, prompt, completion)
         for name, value in zip(rows, (*pair, reason, year, *map(count_words, (problem, approach))), strict=True):
@@ -245,6 +262,8 @@ def build_rows(batch: dict[str, list], args: PrepareArguments, id_column: str | 
 
 def find_files(name: str) -> list[str]:
     """The data files that a path, folder or glob names, sorted; none where `name` must be a Hub id."""
+    if Path(name).is_file():
+        return [name] if file_format(name) else []
     if Path(name).is_dir():
         name = str(Path(glob.escape(name)) / "*")
     return sorted(path for path in glob.glob(name) if Path(path).is_file() and file_format(path))
@@ -256,11 +275,13 @@ def file_format(path: str) -> str | None:
 
 
 def load_source(args: PrepareArguments):
-    """Opens the source, the needed columns alone; returns it and its id column. Ends with one line if it can't."""
+    """The source, the needed columns alone, its id column and its licence. Ends with one line if it can't be read."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
 
-    name, files = args.dataset_name, find_files(args.dataset_name)
+    name, files, licence = args.dataset_name, find_files(args.dataset_name), None
     if not files and (Path(name).exists() or file_format(name) or name.count("/") > 1):
         found = "no file to read: expected one of" if Path(name).exists() else "no such file; expected a Hub id or"
         sys.exit(f"--dataset_name {name}: {found} {', '.join(FILE_FORMATS)}")
@@ -273,8 +294,13 @@ def load_source(args: PrepareArguments):
         # What is not UTF-8 becomes U+FFFD, by which build_pair knows the row. datasets 5.2 decodes JSON by itself, and
         # so leniently, only where the encoding is not spelled "utf-8".
         lenient = {} if builders == {"parquet"} else {"encoding": "utf8", "encoding_errors": "replace"}
-        place = {"path": builders.pop(), "data_files": files, "split": "train", **lenient}
+        place = {"path": builders.pop(), "data_files": list(map(glob.escape, files)), "split": "train", **lenient}
+        if place["path"] == "csv":  # or arXiv's 0704.0270 would become 704.027
+            place["converters"] = {column: str for column in (*ID_COLUMNS, args.id_column) if column}
     else:
+        with suppress(OSError, HTTPError):  # without network, a cached copy may still be read, revision as given
+            info = HfApi().dataset_info(name, revision=args.dataset_revision)
+            args.dataset_revision, licence = info.sha, (info.card_data or {}).get("license")
         place = {
             "path": name,
             "name": args.dataset_config,
@@ -287,7 +313,7 @@ def load_source(args: PrepareArguments):
         names = source.column_names or list(next(iter(source), {}))
         if wanted == ["abstract"] and "abstract" not in names and "abstract_text" in names:
             args.abstract_column, wanted = "abstract_text", ["abstract_text"]  # the arXiv corpus's first format
-        id_column = args.id_column or next((column for column in ("id", "article_id") if column in names), None)
+        id_column = args.id_column or next((column for column in ID_COLUMNS if column in names), None)
         wanted = list(dict.fromkeys(filter(None, (*wanted, id_column, args.year_column))))
         if missing := [column for column in wanted if column not in names]:
             sys.exit(f"--dataset_name {name}: no column {', '.join(missing)}; it has {', '.join(names)}")
@@ -302,7 +328,7 @@ def load_source(args: PrepareArguments):
         sys.exit(f"--dataset_name {name}: {str(error).splitlines()[0]}")
     if name == ARXIV["dataset_name"] and args.dataset_split == "train" and len(source) != ARXIV_ROWS:
         sys.exit(f"--dataset_name {name}: {len(source):,} rows where its card says {ARXIV_ROWS:,}")
-    return source, id_column
+    return source, id_column, licence
 
 
 def fold(problem: str, approach: str) -> list[str]:
@@ -460,7 +486,7 @@ def build_splits(source, args: PrepareArguments, id_column: str | None):
     reasons = rows.data.column("reason").to_numpy()
     funnel, report = Counter(reasons.tolist()), {}
     rows = rows.select(np.flatnonzero(reasons == ""))
-    clusters = np.arange(len(rows))
+    clusters, years = np.arange(len(rows)), rows.with_format("numpy")["year"][:]
     if args.near_duplicate_threshold and len(rows):
         shape = choose_bands(args.near_duplicate_threshold)
         texts = rows.select_columns(["problem", "approach"])
@@ -472,20 +498,24 @@ def build_splits(source, args: PrepareArguments, id_column: str | None):
             num_proc=args.num_proc,
             desc="Signing pairs",
         )
-        originals = np.sort(np.unique(signed.data.column("digest").to_numpy(), return_index=True)[1])
+        earliest = np.argsort(years, kind="stable")  # of the copies of a text, the earliest is kept
+        digests = signed.data.column("digest").to_numpy()[earliest]
+        originals = np.sort(earliest[np.unique(digests, return_index=True)[1]])
         bands = signed.data.column("bands").combine_chunks().flatten().to_numpy().reshape(-1, shape[0])[originals]
         funnel["exact_copy"] = len(rows) - len(originals)
-        rows = rows.select(originals)
+        rows, years = rows.select(originals), years[originals]
         clusters = find_clusters(rows, bands, args.near_duplicate_threshold)
         sizes = np.bincount(clusters)
         report["near_duplicates"] = {"clusters": int((sizes > 1).sum()), "rows": int(sizes[sizes > 1].sum())}
-    chosen = choose_splits(clusters, rows.with_format("numpy")["year"][:], args)
+        in_time = "no cluster stands in two splits"
+        report["near_duplicates"]["where"] = in_time if args.test_from_year else "all of them in train"
+    chosen = choose_splits(clusters, years, args)
     funnel["near_copy_of_earlier_year"] = len(chosen.pop("dropped"))
     kept = sum(map(len, chosen.values()))
     report["funnel"] = {"read": len(source), **{reason: funnel[reason] for reason in DROP_REASONS}, "kept": kept}
-    if not kept:
+    if not len(chosen["train"]):
         dropped = ", ".join(f"{funnel[reason]:,} {reason}" for reason in DROP_REASONS if funnel[reason])
-        sys.exit(f"--dataset_name {args.dataset_name}: no row of {len(source):,} is left ({dropped})")
+        sys.exit(f"--dataset_name {args.dataset_name}: of {len(source):,} rows none is left for train ({dropped})")
     # A split of no rows cannot be opened: a twentieth of fewer than 20 rows is left out.
     splits = DatasetDict({name: rows.select(indices) for name, indices in chosen.items() if len(indices)})
     report["splits"] = {name: len(split) for name, split in splits.items()}
@@ -567,7 +597,7 @@ def make_card(splits, report: dict, files: dict[str, dict]) -> str:
     if "near_duplicates" in report:
         duplicates = (
             "{rows:,} rows in {clusters:,} clusters are near duplicates: they share {threshold:.0%} or more of their\n"
-            "word 5-grams with another row. They are all in train: no row of validation or test has one anywhere."
+            "word 5-grams with another row; {where}."
         ).format(**report["near_duplicates"], threshold=report["arguments"]["near_duplicate_threshold"])
     else:
         duplicates = "Not looked for: a row of test may stand in train under another id."
@@ -606,18 +636,18 @@ def public_name(name: str) -> str:
     return Path(name).name if find_files(name) or Path(name).exists() else name
 
 
-def make_report(args: PrepareArguments, source, report: dict) -> dict:
+def make_report(args: PrepareArguments, licence: str | None, report: dict) -> dict:
     """`build_report.json`: source, arguments, the exact command, and the counts."""
-    arguments = {name: value for name, value in asdict(args).items() if value not in (None, False)}
+    arguments = {name: value for name, value in asdict(args).items() if value is not None and value is not False}
     # Where, how fast and to whom is not what: the same dataset gets the same bytes.
     for name in ("output_dir", "num_proc", "overwrite", "push_to_hub", "hub_dataset_id", "public"):
         arguments.pop(name, None)
     for name in ("dataset_name", "tokenizer_name"):
         if name in arguments:
             arguments[name] = public_name(arguments[name])
-    options = " ".join(f"--{name} {value}" for name, value in arguments.items())
+    options = shlex.join(part for name, value in arguments.items() for part in (f"--{name}", str(value)))
     place = {name.removeprefix("dataset_"): value for name, value in arguments.items() if name.startswith("dataset_")}
-    stated = {"license": source.info.license} if source.info.license else {}
+    stated = {"license": licence} if licence else {}
     return {
         "source": {**place, **stated},
         "arguments": arguments,
@@ -640,7 +670,8 @@ def write_dataset(splits, report: dict, output_dir: Path) -> None:
             split.to_parquet(path)
             # datasets 5.2 takes a folder for one that it has cached when name and card agree: the card has to tell the
             # content apart, or a dataset built again in its place would be read as the old one.
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
             size = sum(map(itemgetter("total_byte_size"), read_metadata(path).to_dict()["row_groups"]))
             files[name] = {"path": f"data/{name}-00000-of-00001-{digest}.parquet", "num_bytes": size}
             path.rename(partial / files[name]["path"])
@@ -671,16 +702,17 @@ def push_dataset(folder: Path, args: PrepareArguments) -> None:
         sys.exit(f"--push_only {folder}: no dataset that this script built")
     if get_token() is None:
         sys.exit(f"Not published: no Hub token (`hf auth login`, or HF_TOKEN). {folder} is whole. {later}")
-    api, files = HfApi(), sorted(path for path in folder.rglob("*") if path.is_file())
+    ours = ("README.md", "build_report.json", "funnel.png", "data/*.parquet")  # and nothing else that lies there
+    api, files = HfApi(), sorted(path for pattern in ours for path in folder.glob(pattern))
     additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
     try:
         repo_id = api.create_repo(
             args.hub_dataset_id, repo_type="dataset", private=not args.public, exist_ok=True
         ).repo_id
         info = api.dataset_info(repo_id)
-        ours = {operation.path_in_repo for operation in additions}
+        new = {operation.path_in_repo for operation in additions}
         old = [file.rfilename for file in info.siblings if file.rfilename.startswith("data/")]
-        deletions = [CommitOperationDelete(path) for path in old if path not in ours]
+        deletions = [CommitOperationDelete(path) for path in old if path not in new]
         commit = api.create_commit(
             repo_id,
             [*additions, *deletions],
@@ -702,20 +734,18 @@ def main(args: PrepareArguments) -> None:
     from datasets import disable_caching
 
     disable_caching()  # the product is `output_dir`; intermediate Arrow files go when the process ends
-    source, id_column = load_source(args)
+    source, id_column, licence = load_source(args)
     splits, report = build_splits(source, args, id_column)
-    report = make_report(args, source, report)
+    report = make_report(args, licence, report)
     write_dataset(splits, report, Path(args.output_dir))
     for reason, count in report["funnel"].items():
         if count or reason in ("read", "kept"):
             print(f"{reason.replace('_', ' '):>26} {count:>9,}")
     print(", ".join(f"{name} {size:,}" for name, size in report["splits"].items()))
     if "near_duplicates" in report:
-        print(
-            "{rows:,} rows in {clusters:,} clusters of near duplicates, all in train".format(
-                **report["near_duplicates"]
-            )
-        )
+        print("{rows:,} rows in {clusters:,} clusters of near duplicates, {where}".format(**report["near_duplicates"]))
+    if missing := {"validation", "test"} - report["splits"].keys():
+        print(f"No row for {' and '.join(sorted(missing))}: too small a share, or too few without near duplicates")
     print(f"Wrote {args.output_dir}. Next: accelerate launch train_sft.py --dataset_name {args.output_dir} …")
     if args.push_to_hub:
         push_dataset(Path(args.output_dir), args)

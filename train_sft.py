@@ -65,8 +65,12 @@ CHAT_TEMPLATE = """\
 {{- BOS + '<problem>' + (turn.problem STRIP | trim) + '</problem><approach>' -}}
 {%- if turn.approach -%}{{- ' ' + (turn.approach STRIP | trim) + '</approach>' -}}{%- endif -%}
 """
-# A sentence's last mark: set off by spaces, as in tokenized corpora, or before a space and no lower-case letter.
-SENTENCE_END = re.compile(r"(?<=\s)[.!?](?=\s)|(?<=\S)[.!?](?=\s+[^\sa-z])")
+# A sentence's last mark: set off by spaces, as in tokenized corpora, or before a space and a capital or a bracket, but
+# not in an abbreviation that such things follow.
+SENTENCE_END = re.compile(
+    r"(?<=\s)[.!?](?=\s)|(?<=\S)[.!?](?=\s+[A-Z(“\"])(?<!et al\.)(?<!\b[A-Za-z]\.)(?<!\b(?:Fig|Eqs|Sec|Tab|vol)\.)"
+    r"(?<!\b(?:Eq|vs|cf|No|pp)\.)"
+)
 
 
 @dataclass
@@ -98,10 +102,11 @@ def check_machine(training_args) -> None:
     """Ends with one line where the run would silently use the wrong device or a precision the card lacks."""
     import torch
 
-    if training_args.device.type == "cpu" and training_args.world_size == 1:
+    on_cpu = training_args.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
+    if training_args.device.type == "cpu" and not on_cpu and training_args.world_size == 1:
         # `accelerate launch` exports OMP_NUM_THREADS=1 unless its file says use_cpu: half the speed on two cores.
         torch.set_num_threads(max(torch.get_num_threads(), os.cpu_count() or 1))
-    if training_args.use_cpu:
+    if on_cpu:
         return
     if torch.version.cuda is None and shutil.which("nvidia-smi"):
         sys.exit(
@@ -148,23 +153,25 @@ def add_tags(tokenizer) -> None:
     tokenizer.chat_template = template.replace("BOS", "bos_token" if begins_with_bos else "''")
 
 
-def add_tag_rows(model, tokenizer, old_eos_id: int) -> list[int]:
+def add_tag_rows(model, tokenizer, old_eos_id: int, new_tags: set[str]) -> list[int]:
     """
     Gives the input and the output matrix a row for each tag and returns the tags' ids.
 
     The rows start as means of known rows, the same on every machine; `resize_token_embeddings` would draw them at
-    random. A base that already has rows for the ids is not resized.
+    random. A base that already has rows for the ids is not resized, and the rows of tags that it knows are kept.
     """
     import torch
 
     tag_ids = tokenizer.convert_tokens_to_ids(list(TAGS))
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    sources = [tokenizer(TAG_MEANINGS[tag], add_special_tokens=False)["input_ids"] for tag in TAGS[:-1]]
+    sources = {tag: tokenizer(words, add_special_tokens=False)["input_ids"] for tag, words in TAG_MEANINGS.items()}
+    sources[END_TAG] = [old_eos_id]
     with torch.no_grad():
         for matrix in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-            for tag_id, source in zip(tag_ids, [*sources, [old_eos_id]], strict=True):
-                matrix[tag_id] = matrix[source].mean(dim=0)
+            for tag, tag_id in zip(TAGS, tag_ids, strict=True):
+                if tag in new_tags:
+                    matrix[tag_id] = matrix[sources[tag]].mean(dim=0)
     return tag_ids
 
 
@@ -179,8 +186,12 @@ def build_peft_config(model, model_args, tag_ids: list[int]):
     from trl import get_peft_config
 
     names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
-    linear = {names[id(m)] for m in model.modules() if type(m).__name__ in ("Linear", "Conv1D", "Linear4bit")}
+    linear = {
+        names[id(m)] for m in model.modules() if type(m).__name__ in ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
+    }
     targets = model_args.lora_target_modules
+    if isinstance(targets, str) and targets != "all-linear":
+        targets = [targets]  # TRL makes a string of a list of one, which PEFT would take for a regular expression
     missing = sorted(set(targets) - linear) if isinstance(targets, list) else []
     if missing:
         have = ", ".join(sorted(linear))
@@ -246,6 +257,17 @@ def build_rows(split, num_rows: int, **tokenize_arguments):
     return concatenate_datasets(parts).remove_columns("fate"), fates
 
 
+def describe_identity(training_args, model_args, rows: dict) -> dict:
+    """What two parts of one run must have in common for the second to go on exactly where the first was stopped."""
+    named = ("seed", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size", "max_length")
+    named += ("max_steps", "num_train_epochs", "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm")
+    values = {name: getattr(training_args, name) for name in named}
+    values |= {name: str(getattr(training_args, name)) for name in ("optim", "lr_scheduler_type", "bf16", "fp16")}
+    lora = {name: value for name, value in vars(model_args).items() if name.startswith("lora_") or name == "dtype"}
+    base = {"base": public_name(model_args.model_name_or_path), "base_revision": model_args.model_revision}
+    return {**values, **lora, **base, "dataset rows": rows["sha256"]}
+
+
 def find_checkpoint(training_args, identity: dict) -> str | None:
     """
     The checkpoint to go on from: the one named, or for `true` the last complete one, if any.
@@ -257,14 +279,17 @@ def find_checkpoint(training_args, identity: dict) -> str | None:
     if wanted is None or str(wanted).lower() == "false":
         return None
     folder = Path(training_args.output_dir)
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), reverse=True)
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal()]
+    checkpoints = sorted(numbered, key=lambda path: int(path.name.partition("-")[2]), reverse=True)
     for checkpoint in checkpoints if str(wanted).lower() == "true" else [Path(wanted)]:
         try:
             theirs = json.loads((checkpoint / "identity.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             print(f"{checkpoint} is not complete: passed over")
             continue
-        changed = [f"{name} {identity[name]}, there {old}" for name, old in theirs.items() if identity[name] != old]
+        names = identity.keys() | theirs.keys()
+        changed = sorted(name for name in names if identity.get(name) != theirs.get(name))
+        changed = [f"{name} {identity.get(name)}, there {theirs.get(name)}" for name in changed]
         if changed:
             sys.exit(f"--resume_from_checkpoint {checkpoint} is of another run: {'; '.join(changed)}")
         return str(checkpoint)
@@ -274,12 +299,12 @@ def find_checkpoint(training_args, identity: dict) -> str | None:
     return None
 
 
-def push_folder(training_args, folder: Path, message: str, **upload) -> str:
+def push_folder(training_args, token: str | None, folder: Path, message: str, **upload) -> str:
     """Uploads a folder, to a repository that is private unless `--hub_private_repo false`; returns what went wrong."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError
 
-    api, private = HfApi(token=training_args.hub_token), training_args.hub_private_repo is not False
+    api, private = HfApi(token=token), training_args.hub_private_repo is not False
     name = training_args.hub_model_id or Path(training_args.output_dir).resolve().name
     try:
         repo_id = api.create_repo(name, private=private, exist_ok=True).repo_id
@@ -292,8 +317,9 @@ def push_folder(training_args, folder: Path, message: str, **upload) -> str:
 class RunGuard(TrainerCallback):
     """Stops a run that goes wrong or is asked to stop, and makes each checkpoint whole and free of secrets."""
 
-    def __init__(self, model, identity: dict, epoch_steps: float, push_strategy: str | None):
-        self.identity, self.epoch_steps, self.push_strategy = identity, epoch_steps, push_strategy
+    def __init__(self, model, identity: dict, token: str | None, epoch_steps: float, push_strategy: str | None):
+        self.identity, self.token = identity, token
+        self.epoch_steps, self.push_strategy = epoch_steps, push_strategy
         self.activation_dtype: str | None = None
         self.signal: int | None = None
         self.clock: tuple[int, float] | None = None
@@ -321,6 +347,7 @@ class RunGuard(TrainerCallback):
         self.signal = number
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.parent = os.getppid()
         self.handlers = {
             number: signal.signal(number, self.request_stop) for number in (signal.SIGTERM, signal.SIGINT)
         }
@@ -337,7 +364,7 @@ class RunGuard(TrainerCallback):
         gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
         step = state.global_step + 1
         # FP16's scaler meets overflow on purpose, and skips such steps by itself.
-        if not args.fp16 and not all(gradient.isfinite().all() for gradient in gradients.values()):
+        if not args.fp16 and not sum(gradient.abs().sum() for gradient in gradients.values()).isfinite():
             sys.exit(f"step {step}: the loss or a gradient is not a number. The last checkpoint is as it was.")
         for name, parameter in model.named_parameters() if step == 1 else ():
             if "lora_B" in name and (name not in gradients or not parameter.grad.any()):
@@ -349,7 +376,9 @@ class RunGuard(TrainerCallback):
             sys.exit(f"step {state.global_step}: a loss of {logs['loss']:.1f} is past {limit}: lower --learning_rate")
 
     def on_step_end(self, args, state, control, **kwargs):
-        stop = self.signal is not None
+        # `accelerate launch` dies of a SIGTERM without passing it on: then this process has another parent.
+        orphaned = "ACCELERATE_MIXED_PRECISION" in os.environ and os.getppid() != self.parent
+        stop = self.signal is not None or orphaned
         if args.world_size > 1:  # a signal may reach one process a step before the others
             import torch
 
@@ -374,10 +403,15 @@ class RunGuard(TrainerCallback):
             places = {"checkpoint": "last-checkpoint", "all_checkpoints": checkpoint.name}
             if self.push_strategy in ("every_save", *places):
                 adapter = ["adapter_*", "tokenizer*", "chat_template*"]
-                print(push_folder(args, checkpoint, f"Step {state.global_step}", allow_patterns=adapter), end="")
+                print(
+                    push_folder(args, self.token, checkpoint, f"Step {state.global_step}", allow_patterns=adapter),
+                    end="",
+                )
             if self.push_strategy in places:
                 place = places[self.push_strategy]
-                print(push_folder(args, checkpoint, f"Step {state.global_step}", path_in_repo=place), end="")
+                print(
+                    push_folder(args, self.token, checkpoint, f"Step {state.global_step}", path_in_repo=place), end=""
+                )
 
 
 def plot_losses(losses: list[dict], path: Path) -> None:
@@ -404,6 +438,7 @@ def describe_run(arguments: tuple, rows: dict, trainer, guard: RunGuard, metrics
     import torch
 
     private = {"output_dir", "overwrite", "run_name", "hub_token", "model_name_or_path", "dataset_name", "use_cpu"}
+    private |= {"resume_from_checkpoint", "chat_template_path"}
     values = [(f, getattr(group, f.name)) for group in arguments for f in fields(group) if f.name not in private]
     libraries = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
     on_gpu = trainer.args.device.type == "cuda"
@@ -474,13 +509,14 @@ def load_base(model_args, load_weights: bool = True):
 def build_inputs(script_args, training_args, model_args, run_args: RunArguments, load_weights: bool = True) -> dict:
     """Model, tokenizer, adapter configuration, tokenized rows, and what `run.json` says of the rows."""
     model, tokenizer = load_base(model_args, load_weights)
-    old_eos_id = tokenizer.eos_token_id
+    old_eos_id, new_tags = tokenizer.eos_token_id, set(TAGS) - tokenizer.get_vocab().keys()
     add_tags(tokenizer)
-    peft_config = build_peft_config(model, model_args, add_tag_rows(model, tokenizer, old_eos_id))
+    tag_ids = add_tag_rows(model, tokenizer, old_eos_id, new_tags)
+    peft_config = build_peft_config(model, model_args, tag_ids)
     split = load_split(script_args, script_args.dataset_train_split).shuffle(seed=training_args.seed)
     batch_rows = training_args.per_device_train_batch_size * training_args.world_size
     step_rows = batch_rows * training_args.gradient_accumulation_steps
-    num_rows = int(len(split) * run_args.train_fraction)
+    num_rows = max(1, int(len(split) * run_args.train_fraction))
     if training_args.max_steps > 0:
         num_rows = min(num_rows, training_args.max_steps * step_rows)
     options = {"tokenizer": tokenizer, "max_length": training_args.max_length, "long_examples": run_args.long_examples}
@@ -493,12 +529,16 @@ def build_inputs(script_args, training_args, model_args, run_args: RunArguments,
     if not len(train_rows):
         sys.exit(f"no row to train on: of {num_rows:,}, {fates['dropped']:,} do not fit in {training_args.max_length}")
     if training_args.process_index == 0:
-        share, accumulation = len(train_rows) / len(split), training_args.gradient_accumulation_steps
+        epochs, accumulation = training_args.num_train_epochs, training_args.gradient_accumulation_steps
+        if training_args.max_steps > 0:
+            epochs = training_args.max_steps * step_rows / len(split)
         print(f"{batch_rows} × {accumulation} = {step_rows} rows a step")
-        print(f"{len(train_rows):,} rows in all, {share:.1%} of an epoch of {len(split):,}")
+        print(f"{len(train_rows):,} different rows of {len(split):,}, {epochs:.2f} epochs")
         print(f"of the rows read, at {training_args.max_length} tokens: {fates}")
-    digest = hashlib.sha256(json.dumps(train_rows["input_ids"][:]).encode()).hexdigest()[:16]
-    rows = {"sha256": digest, "split_rows": len(split), "rows": len(train_rows), **fates}
+    digest = hashlib.sha256()
+    for batch in train_rows.with_format("arrow").iter(1000):
+        digest.update(repr(batch["input_ids"].to_pylist()).encode())
+    rows = {"sha256": digest.hexdigest()[:16], "split_rows": len(split), "rows": len(train_rows), **fates}
     models = {"model": model, "processing_class": tokenizer, "peft_config": peft_config}
     return {**models, "train_dataset": train_rows, "eval_dataset": eval_rows, "rows": rows, "step_rows": step_rows}
 
@@ -569,21 +609,23 @@ def main(script_args, training_args, model_args, run_args: RunArguments) -> None
     check_machine(training_args)
     arguments = (script_args, training_args, model_args, run_args)
     output_dir, resume = Path(training_args.output_dir), training_args.resume_from_checkpoint
+    resume = None if str(resume).lower() == "false" else resume
     if run_args.preflight:
         return preflight(build_inputs(*arguments, load_weights=False), training_args)
     if output_dir.is_dir() and any(output_dir.iterdir()) and not run_args.overwrite and resume is None:
         sys.exit(f"--output_dir {output_dir} is not empty: add --resume_from_checkpoint true, or --overwrite")
+    if run_args.overwrite and resume is None and training_args.process_index == 0:
+        for checkpoint in output_dir.glob("checkpoint-*"):  # or a later resume would take them for this run's
+            shutil.rmtree(checkpoint)
     # The Trainer would push `training_args.bin` with every checkpoint, and publicly: we push instead.
     push_strategy = str(training_args.hub_strategy.value) if training_args.push_to_hub else None
-    training_args.push_to_hub = False
+    training_args.push_to_hub, token = False, training_args.hub_token
+    training_args.hub_token = None  # nor may a kill leave it in a `training_args.bin`
     inputs = build_inputs(*arguments)
     trainer = build_trainer(inputs, training_args)
-    named = ("seed", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "max_steps")
-    named += ("num_train_epochs", "learning_rate", "world_size")
-    identity = {name: getattr(training_args, name) for name in named} | {"rows": inputs["rows"]["sha256"]}
-    identity |= {"base": model_args.model_name_or_path, "lora_r": model_args.lora_r}
+    identity = describe_identity(training_args, model_args, inputs["rows"])
     checkpoint = find_checkpoint(training_args, identity)
-    guard = RunGuard(trainer.model, identity, inputs["rows"]["split_rows"] / inputs["step_rows"], push_strategy)
+    guard = RunGuard(trainer.model, identity, token, inputs["rows"]["split_rows"] / inputs["step_rows"], push_strategy)
     trainer.add_callback(guard)
     try:
         metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
@@ -601,7 +643,9 @@ def main(script_args, training_args, model_args, run_args: RunArguments) -> None
     )
     trainer.end()
     if push_strategy and trainer.is_world_process_zero():
-        if problem := push_folder(training_args, output_dir, "The adapter", ignore_patterns=["checkpoint-*", ".*"]):
+        if problem := push_folder(
+            training_args, token, output_dir, "The adapter", ignore_patterns=["checkpoint-*", ".*"]
+        ):
             sys.exit(f"{problem}. {output_dir} is whole; push it later with: hf upload --private NAME {output_dir}")
         print("Pushed to the Hub")
 

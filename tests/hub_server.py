@@ -13,7 +13,7 @@ written against huggingface_hub 2.4.0, whose clients run against it unpatched.
         hub.repo("dataset", "alice/x").files()               # {path: bytes} of main
 
 Not spoken: Xet (clients need HF_HUB_DISABLE_XET=1), pull requests, multipart upload, Spaces, gating, paging.
-A large file is answered in place, where the real Hub redirects to its storage; cards are accepted unread.
+A large file is answered in place, where the real Hub redirects to its storage; cards are accepted unchecked.
 """
 
 import base64
@@ -32,6 +32,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
 
 # A status; or "drop": close half way through the request; "lost": do what was asked, then close without a word;
 # "truncate": announce the whole reply, send half of it, close.
@@ -331,6 +333,8 @@ class HubServer:
         dates = {"createdAt": next(iter(repo.commits.values())).date, "lastModified": commit.date}
         siblings = [{"rfilename": path} | blob.describe() for path, blob in sorted(commit.files.items())]
         about = {"id": repo.name, "author": repo.owner, "private": repo.private, "sha": commit.sha}
+        card = commit.files["README.md"].data.decode() if "README.md" in commit.files else ""
+        about["cardData"] = yaml.safe_load(card.split("---")[1]) if card.startswith("---") else None
         return about | dates | {"siblings": siblings, "tags": [], "gated": False, "downloads": 0, "likes": 0}
 
     def refs(self, request: Request, repo: Repo) -> dict[str, Any]:

@@ -72,8 +72,11 @@ def test_scores_json_and_predictions(merged, base, dataset, encoder, tmp_path):
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "scores").iterdir()}
 
 
-def test_mistakes_end_in_one_clear_line(merged, base, dataset, tmp_path):
+def test_mistakes_end_in_one_clear_line(merged, base, dataset, encoder, tmp_path):
     script = [ROOT / "evaluate_model.py", "--baseline_model_name_or_path", base, "--output_dir", tmp_path / "scores"]
+    no_layers = ["--model_name_or_path", merged, "--dataset_name", dataset, "--bertscore_model", encoder]
+    assert_one_clear_line(run_script(*script, *no_layers), 1, "add --bertscore_num_layers")
+    script += ["--bertscore_model", encoder, "--bertscore_num_layers", 6]
     none = run_script(*script, "--model_name_or_path", merged, "--dataset_name", tmp_path / "none")
     assert_one_clear_line(none, 1, "--dataset_name", "none")
     split = run_script(

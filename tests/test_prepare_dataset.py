@@ -1,5 +1,6 @@
 import json
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from conftest import ROOT, assert_one_clear_line, make_abstract, run_script, write_jsonl
 from datasets import Dataset, load_dataset
 from hub_server import HubServer
+from huggingface_hub import HfApi, constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import coo_array
@@ -148,7 +150,7 @@ def test_mistakes_end_in_one_clear_line(abstracts, tmp_path):
     column = run_script(script, "--dataset_name", abstracts, "--output_dir", output, "--abstract_column", "summary")
     assert_one_clear_line(column, 1, "no column summary", "id, abstract")
     empty = run_script(script, "--dataset_name", abstracts, "--output_dir", output, "--min_approach_words", "999")
-    assert_one_clear_line(empty, 1, "no row of 120 is left", "120 approach_too_short")
+    assert_one_clear_line(empty, 1, "of 120 rows none is left for train", "120 approach_too_short")
     broken = write_jsonl(tmp_path / "broken.jsonl", [])
     broken.write_text('{"abstract": "cut off\n', encoding="utf-8")
     assert_one_clear_line(run_script(script, "--dataset_name", broken, "--output_dir", output), 1, "broken.jsonl")
@@ -158,6 +160,52 @@ def test_mistakes_end_in_one_clear_line(abstracts, tmp_path):
     assert_one_clear_line(taken, 2, "taken is not empty", "--overwrite")
     assert (tmp_path / "taken" / "thesis.txt").read_text(encoding="utf-8") == "mine"
     assert not output.exists()
+
+
+def test_overwriting_takes_no_folder_that_is_not_ours(abstracts, tmp_path):
+    mine = shutil.copytree(abstracts.parent, tmp_path / "mine")
+    (mine / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds no dataset of this script"):
+        PrepareArguments(dataset_name=str(abstracts), output_dir=str(mine), overwrite=True)
+    (mine / "build_report.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds the source"):
+        PrepareArguments(dataset_name=str(mine / "abstracts.jsonl"), output_dir=str(mine), overwrite=True)
+
+
+def test_the_cards_command_builds_the_same_dataset(abstracts, tmp_path):
+    """Arguments of zero included, which are not defaults."""
+    zeros = {"near_duplicate_threshold": 0.0, "seed": 0, "validation_fraction": 0.0}
+    main(PrepareArguments(dataset_name=str(abstracts), output_dir=str(tmp_path / "one"), **zeros))
+    command = shlex.split(read_report(tmp_path / "one")["command"])[1:]
+    command = [str(tmp_path / "two") if part == "DIR" else part for part in command]
+    result = subprocess.run(
+        [sys.executable, ROOT / command[0], *command[1:]], cwd=abstracts.parent, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    one, two = (
+        {p.name: p.read_bytes() for p in (tmp_path / name).rglob("*.*") if p.is_file()} for name in ("one", "two")
+    )
+    assert one == two
+
+
+@pytest.mark.parametrize("place", ["a[1].jsonl", "d [1]/a.jsonl", "d [1]"])
+def test_paths_with_brackets_and_spaces_are_paths(abstracts, tmp_path, place):
+    file = tmp_path / (place if place.endswith("jsonl") else f"{place}/a.jsonl")
+    file.parent.mkdir(exist_ok=True)
+    shutil.copy(abstracts, file)
+    main(PrepareArguments(dataset_name=str(tmp_path / place), output_dir=str(tmp_path / "pairs")))
+    assert read_report(tmp_path / "pairs")["funnel"]["kept"] == 120
+
+
+def test_csv_ids_and_years_are_read_as_written(tmp_path):
+    rng = random.Random(8)
+    lines = ["id,year,abstract"] + [f'0704.0{i}0,{2010 + i},"{make_abstract(rng)}"' for i in range(10, 30)]
+    lines.append(f'0704.0990,,"{make_abstract(rng)}"')
+    (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
+    years = {"year_column": "year", "test_from_year": 2038}
+    main(PrepareArguments(dataset_name=str(tmp_path / "a.csv"), output_dir=str(tmp_path / "pairs"), **years))
+    assert sorted(load_dataset(str(tmp_path / "pairs"), split="test")["id"]) == ["0704.0280", "0704.0290"]
+    assert read_report(tmp_path / "pairs")["funnel"]["no_year"] == 1
 
 
 def test_killed_while_writing_leaves_no_half_folder(abstracts, tmp_path):
@@ -177,13 +225,6 @@ def test_killed_while_writing_leaves_no_half_folder(abstracts, tmp_path):
     assert not (tmp_path / "pairs").exists()
     main(PrepareArguments(dataset_name=str(abstracts), output_dir=str(tmp_path / "pairs")))
     assert len(load_dataset(str(tmp_path / "pairs"))["train"]) == 108
-
-
-def test_datasets_cannot_select_by_unsigned_indices():
-    """Seen on datasets 5.2.0; when this fails, `build_splits` may drop its conversion to int64."""
-    rows = Dataset.from_dict({"a": [1, 2, 3]})
-    with pytest.raises(IndexError):
-        rows.select(np.arange(2, dtype="uint64"))
 
 
 @pytest.mark.parametrize(
@@ -414,6 +455,7 @@ def test_a_split_in_time_leaves_out_reprints_of_earlier_years(tmp_path):
     rng = random.Random(6)
     rows = [{"id": str(i), "abstract": make_abstract(rng), "year": 2015 + i % 10} for i in range(100)]
     rows.append({"id": "reprint", "abstract": rows[0]["abstract"].replace("We", "They") + "\nAgain.", "year": 2024})
+    rows.insert(0, {"id": "late copy", "abstract": rows[1]["abstract"].upper(), "year": 2024})
     rows.append({"id": "undated", "abstract": make_abstract(rng), "year": None})
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     main(
@@ -422,7 +464,8 @@ def test_a_split_in_time_leaves_out_reprints_of_earlier_years(tmp_path):
         )
     )
     report = read_report(tmp_path / "pairs")
-    assert report["splits"]["test"] == 20
+    assert report["splits"]["test"] == 20 and report["funnel"]["exact_copy"] == 1
+    assert report["near_duplicates"]["where"] == "no cluster stands in two splits"
     assert report["funnel"]["near_copy_of_earlier_year"] == report["funnel"]["no_year"] == 1
     years = {row["id"]: row["year"] for row in rows}
     splits = load_dataset(str(tmp_path / "pairs"))
@@ -453,6 +496,7 @@ def test_card_and_data_reach_the_hub_in_one_private_commit(hub, dataset, tmp_pat
     assert result.returncode == 0, result.stderr
     repository = hub.repo("dataset", "alice/pairs")
     assert repository.private
+    assert len(repository.commits) == 2 and hub.count(method="PUT") >= 6, "one commit on the first; both faults met"
     uploaded = repository.files("main")
     assert {name: uploaded[name] for name in built} == built
     revision = read_report(folder)["hub"]["revision"]
@@ -464,6 +508,35 @@ def test_card_and_data_reach_the_hub_in_one_private_commit(hub, dataset, tmp_pat
     environment = hub.environment(token="read-token", home=tmp_path / "home")
     loaded = subprocess.run([sys.executable, "-c", code, revision], env=environment, capture_output=True, text=True)
     assert loaded.stdout.strip() == "{'train': 108, 'validation': 6, 'test': 6}", loaded.stderr
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # huggingface_hub's own, on uploading
+def test_a_hub_dataset_is_read_by_its_columns_at_a_pinned_revision(hub, abstracts, tmp_path):
+    """Two configurations and a column that is not wanted; revision and licence come out as the source has them."""
+    source = tmp_path / "source"
+    (source / "data").mkdir(parents=True)
+    rows = load_dataset("json", data_files=str(abstracts), split="train").add_column("article", ["long"] * 120)
+    rows.to_parquet(source / "data" / "a.parquet")
+    configs = (
+        "configs:\n- config_name: document\n  data_files: data/a.parquet\n- config_name: other\n  data_files: none"
+    )
+    (source / "README.md").write_text(f"---\nlicense: mit\n{configs}\n---\n", encoding="utf-8")
+    api = HfApi(endpoint=hub.endpoint, token="write-token")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        api.create_repo("alice/source", repo_type="dataset")
+        api.upload_folder(repo_id="alice/source", repo_type="dataset", folder_path=source)
+    command = [sys.executable, "prepare_dataset.py", "--dataset_name", "alice/source", "--dataset_config", "document"]
+    environment = hub.environment(token="read-token", home=tmp_path / "home")
+    result = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "pairs")], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    report = read_report(tmp_path / "pairs")
+    assert report["funnel"]["kept"] == 120
+    assert report["source"]["license"] == "mit" and len(report["source"]["revision"]) == 40
+    assert "license: mit" in (tmp_path / "pairs" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_second_push_leaves_no_file_of_the_first(hub, dataset, tmp_path):

@@ -16,6 +16,7 @@ import trl.trainer.utils
 import yaml
 from conftest import ROOT, assert_one_clear_line, make_base, run_script, training_arguments
 from datasets import load_dataset
+from hub_server import HubServer
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -83,6 +84,13 @@ def test_long_rows_lose_whole_sentences_never_the_end_tag(tagged):
     assert tokenize(batch, tagged, 3, "shorten")["fate"] == ["dropped"]
 
 
+@pytest.mark.parametrize("abbreviation", ["Smith et al. (2020)", "Fig. 3", "e.g. BERT", "Eq. (4)", "J. Smith"])
+def test_no_abbreviation_ends_a_shortened_approach(tagged, abbreviation):
+    prompt, completion = "<problem>p</problem><approach>", f" We learn. We follow {abbreviation} in this.</approach>"
+    whole = tagged(prompt + completion)["input_ids"]
+    assert shorten(prompt, completion, tagged, len(whole) - 1) == tagged(f"{prompt} We learn.</approach>")["input_ids"]
+
+
 def test_sentences_of_a_tokenized_corpus_end_at_a_stop_set_off_by_spaces(tagged):
     prompt, completion = "<problem>p</problem><approach>", " we learn @xmath0 . it is fast .</approach>"
     expected = tagged(f"{prompt} we learn @xmath0 .</approach>")["input_ids"]
@@ -125,7 +133,7 @@ def test_tag_rows_start_from_the_words_they_stand_for(base):
     for _ in range(2):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
         add_tags(tokenizer)
-        ids = add_tag_rows(model, tokenizer, old_eos_id=2)
+        ids = add_tag_rows(model, tokenizer, 2, set(TAGS))
         rows.append((model.get_input_embeddings().weight[ids], model.get_output_embeddings().weight[ids]))
     embeddings = model.get_input_embeddings().weight
     word = tokenizer("problem", add_special_tokens=False)["input_ids"]
@@ -140,9 +148,19 @@ def test_a_base_that_has_the_rows_is_not_resized(tmp_path):
     rows = model.get_input_embeddings().weight.shape[0]
     for _ in range(2):
         add_tags(tokenizer)
-        ids = add_tag_rows(model, tokenizer, old_eos_id=2)
+        ids = add_tag_rows(model, tokenizer, 2, set(TAGS))
         assert model.get_input_embeddings().weight.shape[0] == rows
     assert len(set(ids)) == 4 and len(tokenizer) == max(ids) + 1
+
+
+def test_rows_of_tags_that_the_base_knows_are_kept(merged):
+    """Training goes on from a merged model with the rows that it has learned."""
+    known = AutoModelForCausalLM.from_pretrained(merged).get_input_embeddings().weight
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged)
+    new_tags = set(TAGS) - tokenizer.get_vocab().keys()
+    add_tags(tokenizer)
+    ids = add_tag_rows(model, tokenizer, tokenizer.eos_token_id, new_tags)
+    assert not new_tags and torch.equal(model.get_input_embeddings().weight[ids], known[ids])
 
 
 def test_peft_wrapper_without_bias_breaks_trls_fused_head(base):
@@ -265,10 +283,12 @@ def test_an_nvidia_card_with_a_cpu_build_of_torch_stops_the_run(base, dataset, t
     monkeypatch.setattr(train_sft.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(torch.version, "cuda", None)
     arguments = training_arguments(base, dataset, tmp_path / "adapter")
-    train_sft.check_machine(arguments[1])
+    train_sft.check_machine(arguments[1])  # --use_cpu true
     monkeypatch.setattr(arguments[1], "use_cpu", False)
     with pytest.raises(SystemExit, match="build for the CPU"):
         train_sft.check_machine(arguments[1])
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # as accelerate_configs/cpu.yaml sets it
+    train_sft.check_machine(arguments[1])
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
@@ -390,6 +410,31 @@ def test_twenty_kills_at_random_moments_end_with_the_same_weights(base, dataset,
     assert_same(weights(folder), weights(undisturbed))
 
 
+def test_a_terminated_launcher_takes_the_run_with_it(base, dataset, tmp_path):
+    """`accelerate launch` dies of SIGTERM without passing it on; the run notices, saves and stops."""
+    folder = tmp_path / "adapter"
+    command = launch_command(base, dataset, folder, "--max_steps", 100_000, "--save_steps", 100_000)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+    process = subprocess.Popen(
+        [*launcher, *command[1:]],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    for line in process.stdout:
+        if "'loss'" in line:
+            process.terminate()
+            break
+    for _ in process.stdout:  # ends when the run, which has the other end, does
+        pass
+    process.wait()
+    process.stdout.close()
+    (checkpoint,) = folder.glob("checkpoint-*")
+    assert (checkpoint / "identity.json").is_file() and not (folder / "adapter_model.safetensors").exists()
+
+
 def test_killed_after_the_last_step_it_resumes_to_the_end(base, dataset, undisturbed, tmp_path):
     folder = shutil.copytree(undisturbed, tmp_path / "adapter")
     (folder / "adapter_model.safetensors").unlink()
@@ -405,6 +450,9 @@ def test_another_run_is_not_resumed_by_mistake(base, dataset, undisturbed, tmp_p
         (["--seed", "7"], "seed 7, there 42"),
         (["--max_length", "160"], "max_length 160, there 192"),
         (["--per_device_train_batch_size", "1"], "per_device_train_batch_size 1, there 2"),
+        (["--max_steps", "50"], "max_steps 50, there 40"),
+        (["--train_fraction", "0.5"], "dataset rows "),
+        (["--lora_alpha", "32"], "lora_alpha 32, there 16"),
     ):
         with pytest.raises(SystemExit, match=named):
             train_sft.main(*train_sft.parse_arguments(launch_command(base, dataset, folder, *resume, *change)[2:]))
@@ -463,7 +511,7 @@ def test_preflight_shows_the_run_and_loads_no_weights(base, dataset, tmp_path, c
     (folder / "model.safetensors").unlink()
     train_sft.main(*training_arguments(folder, dataset, tmp_path / "adapter", "--preflight", "true"))
     shown = capsys.readouterr().out
-    assert "4 × 1 = 4 rows a step" in shown and "16 rows in all, 14.8% of an epoch of 108" in shown
+    assert "4 × 1 = 4 rows a step" in shown and "16 different rows of 108, 0.15 epochs" in shown
     read, trained = shown.partition("Read, not trained on:")[2].split("Trained on:")
     assert read.strip().endswith("</problem><approach>") and "</approach>" in trained
     assert "GiB  at the peak" in shown
@@ -475,3 +523,35 @@ def test_trls_tile_of_the_vocabulary_is_still_where_we_set_it():
     assert version("trl") == "1.16.0"
     source = inspect.getsource(trl.trainer.utils.add_fused_lm_head)
     assert "_CHUNKED_LOGPROB_CHUNK_SIZE" in source
+
+
+# The Hub
+
+
+@pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint"])
+def test_what_is_pushed_is_private_and_holds_no_arguments(base, dataset, tmp_path, strategy):
+    with HubServer(users={"write-token": "alice"}) as hub:
+        command = launch_command(base, dataset, tmp_path / "adapter", "--max_steps", 4, "--save_steps", 2)
+        command += ["--push_to_hub", "true", "--hub_model_id", "alice/adapter", "--hub_strategy", strategy]
+        environment = {**hub.environment(token="write-token", home=tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        repository = hub.repo("model", "alice/adapter")
+        files = repository.files("main")
+        assert repository.private
+        assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "run.json"} <= files.keys()
+        assert ("last-checkpoint/optimizer.pt" in files) == (strategy == "checkpoint")
+        published = [content for commit in repository.commits for content in repository.files(commit).values()]
+        assert not any(b"write-token" in content for content in published)
+        assert not any(name.endswith("training_args.bin") for name in files)
+        assert len(repository.commits) > {"end": 1, "every_save": 3, "checkpoint": 5}[strategy]
+
+
+def test_a_push_that_fails_ends_in_one_line_and_keeps_the_adapter(base, dataset, tmp_path):
+    with HubServer(users={"write-token": "alice"}) as hub:
+        command = launch_command(base, dataset, tmp_path / "adapter", "--max_steps", 1, "--save_strategy", "no")
+        command += ["--push_to_hub", "true", "--hub_model_id", "bob/adapter"]
+        environment = {**hub.environment(token="write-token", home=tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert_one_clear_line(result, 1, "Not pushed to bob/adapter", "is whole; push it later with: hf upload")
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
