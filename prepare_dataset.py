@@ -622,8 +622,8 @@ def make_card(splits, report: dict, files: dict[str, dict]) -> str:
         ),
         f"## Three rows\n\n{shown}",
         "## What it is not",
-        "- Clean labels. A first sentence is often background and an approach often holds results: by human labels\n"
-        "  on computer-science abstracts, about half of an approach is method or objective (`benchmarks/README.md`).\n"
+        "- Clean labels. By human labels on 1,963 computer-science abstracts, 96 % of a first sentence is background\n"
+        "  or objective; of the rest 50 % is method or objective and 25 % result (`benchmarks/README.md`).\n"
         "- A test of memory. Models pre-trained on arXiv, TinyLlama among them, may have seen the test abstracts; to\n"
         "  test on newer ones, split in time with `--year_column` and `--test_from_year`.",
         f"## How it was built\n\n```\n{report['command']}\n```",

@@ -30,7 +30,7 @@ class DemoArguments:
 def run(*command: str | Path) -> None:
     """Prints one command as a user would type it, runs it, and stops the demo where it fails."""
     print("\n$ " + " ".join(str(part) for part in command), flush=True)
-    # Not the user's settings: the demo must not look for the Hub, and a W&B login is none of its business.
+    # The demo needs nothing from the Hub, and must not wait for one that cannot be reached.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     python = {"python": [sys.executable], "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"]}
     started = time.monotonic()

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, assert_one_clear_line, make_abstract, run_script, write_jsonl
 from datasets import Dataset, load_dataset
 from hub_server import HubServer
-from huggingface_hub import HfApi, constants
+from huggingface_hub import DatasetCard, HfApi, constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import coo_array
@@ -96,7 +96,21 @@ def test_dataset_opens_and_says_what_it_holds(abstracts, dataset):
         assert row["completion"] == f" {' '.join(rest)}</approach>"
     report = json.loads((dataset / "build_report.json").read_text(encoding="utf-8"))
     assert report["funnel"]["kept"] == sum(report["splits"].values()) == 120
-    assert "| kept | 120 |" in (dataset / "README.md").read_text(encoding="utf-8")
+    card = DatasetCard.load(dataset / "README.md")
+    splits_told = {split["name"]: split["num_examples"] for split in card.data.dataset_info["splits"]}
+    assert splits_told == report["splits"]
+    for config in card.data.configs[0]["data_files"]:
+        assert (dataset / config["path"]).is_file()
+    for told in (
+        "| kept | 120 |",
+        "(funnel.png)",
+        "p95",
+        report["command"],
+        "--test_from_year",
+        splits["train"][0]["approach"],
+    ):
+        assert told in card.text
+    assert (dataset / "funnel.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_same_input_and_seed_give_the_same_bytes_whatever_the_number_of_processes(abstracts, tmp_path):
@@ -124,13 +138,18 @@ def test_nothing_written_shows_where_the_user_works(dataset, tmp_path_factory):
         assert str(tmp_path_factory.getbasetemp()) not in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("ending", [".jsonl.gz", ".csv", ".parquet"])
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".json", ".csv", ".parquet"])
 def test_reads_every_format_alike(abstracts, dataset, tmp_path, ending):
     source = load_dataset("json", data_files=str(abstracts), split="train")
     path = str(tmp_path / f"abstracts{ending}")
-    {".jsonl.gz": lambda: source.to_json(path, compression="gzip"), ".csv": lambda: source.to_csv(path)}.get(
-        ending, lambda: source.to_parquet(path)
-    )()
+    if ending == ".jsonl.gz":
+        source.to_json(path, compression="gzip")
+    elif ending == ".json":
+        source.to_json(path, lines=False)
+    elif ending == ".csv":
+        source.to_csv(path)
+    else:
+        source.to_parquet(path)
     main(PrepareArguments(dataset_name=path, output_dir=str(tmp_path / "pairs")))
     assert load_dataset(str(tmp_path / "pairs"))["test"][:] == load_dataset(str(dataset))["test"][:]
 

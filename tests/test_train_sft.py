@@ -191,6 +191,25 @@ def test_chat_template_gives_what_training_saw_row_by_row(dataset, tagged):
             assert render(tagged, ("user", row["problem"]), ("assistant", row["approach"])) == whole
 
 
+@pytest.mark.parametrize("folder", ["tinyllama_tokenizer", "abstracts_llama_9m"])
+def test_chat_template_and_labels_hold_for_real_tokenizers_on_every_real_row(real_data, tmp_path, folder):
+    source = real_data / "data" / "scientific_papers_arxiv_sample.jsonl.gz"
+    prepare_dataset.main(
+        prepare_dataset.PrepareArguments(dataset_name=str(source), output_dir=str(tmp_path / "pairs"))
+    )
+    tokenizer = AutoTokenizer.from_pretrained(real_data / "models" / folder)
+    add_tags(tokenizer)
+    end = tokenizer.convert_tokens_to_ids("</approach>")
+    for split in load_dataset(str(tmp_path / "pairs")).values():
+        rows = tokenize(split[:], tokenizer, 100_000, "drop")
+        for row, ids, labels in zip(split, rows["input_ids"], rows["labels"], strict=True):
+            prompt = tokenizer(row["prompt"])["input_ids"]
+            assert render(tokenizer, ("user", row["problem"])) == prompt
+            assert prompt.count(tokenizer.bos_token_id) == 1
+            assert labels == [-100] * len(prompt) + ids[len(prompt) :] and labels[-1] == end
+            assert tokenizer.decode(ids[len(prompt) : -1]) == row["approach"]
+
+
 def test_chat_template_leaves_out_system_and_earlier_turns(tagged):
     plain = render(tagged, ("user", "How?"))
     assert render(tagged, ("system", "You are a poet."), ("user", "How?")) == plain
