@@ -407,14 +407,29 @@ def compare(rows, left, right, threshold: float, batch_size: int = 1000) -> Iter
         pairs = list(zip(left[start : start + batch_size], right[start : start + batch_size], strict=True))
         members = sorted({index for pair in pairs for index in pair})
         texts = rows[members]
-        sets = dict(
-            zip(
-                members,
-                (shingles(fold(*t)) for t in zip(texts["problem"], texts["approach"], strict=True)),
-                strict=True,
-            )
-        )
+        words = map(fold, texts["problem"], texts["approach"])
+        sets = {member: shingles(row) for member, row in zip(members, words, strict=True)}
         yield from (similarity(sets[i], sets[j]) >= threshold for i, j in pairs)
+
+
+def find_duplicates(rows, years, args: PrepareArguments):
+    """The rows that are no exact copy of another, the earliest of each text, and each one's near-duplicate cluster."""
+    import numpy as np
+
+    shape, texts = choose_bands(args.near_duplicate_threshold), rows.select_columns(["problem", "approach"])
+    signed = texts.map(
+        sign,
+        batched=True,
+        fn_kwargs={"shape": shape},
+        remove_columns=texts.column_names,
+        num_proc=args.num_proc,
+        desc="Signing pairs",
+    )
+    earliest = np.argsort(years, kind="stable")
+    digests = signed.data.column("digest").to_numpy()[earliest]
+    originals = np.sort(earliest[np.unique(digests, return_index=True)[1]])
+    bands = signed.data.column("bands").combine_chunks().flatten().to_numpy().reshape(-1, shape[0])[originals]
+    return originals, find_clusters(rows.select(originals), bands, args.near_duplicate_threshold)
 
 
 def highest_similarity(train, held_out) -> float:
@@ -486,29 +501,14 @@ def build_splits(source, args: PrepareArguments, id_column: str | None):
     reasons = rows.data.column("reason").to_numpy()
     funnel, report = Counter(reasons.tolist()), {}
     rows = rows.select(np.flatnonzero(reasons == ""))
-    clusters, years = np.arange(len(rows)), rows.with_format("numpy")["year"][:]
+    years, clusters = rows.with_format("numpy")["year"][:], np.arange(len(rows))
     if args.near_duplicate_threshold and len(rows):
-        shape = choose_bands(args.near_duplicate_threshold)
-        texts = rows.select_columns(["problem", "approach"])
-        signed = texts.map(
-            sign,
-            batched=True,
-            fn_kwargs={"shape": shape},
-            remove_columns=texts.column_names,
-            num_proc=args.num_proc,
-            desc="Signing pairs",
-        )
-        earliest = np.argsort(years, kind="stable")  # of the copies of a text, the earliest is kept
-        digests = signed.data.column("digest").to_numpy()[earliest]
-        originals = np.sort(earliest[np.unique(digests, return_index=True)[1]])
-        bands = signed.data.column("bands").combine_chunks().flatten().to_numpy().reshape(-1, shape[0])[originals]
+        originals, clusters = find_duplicates(rows, years, args)
         funnel["exact_copy"] = len(rows) - len(originals)
-        rows, years = rows.select(originals), years[originals]
-        clusters = find_clusters(rows, bands, args.near_duplicate_threshold)
-        sizes = np.bincount(clusters)
-        report["near_duplicates"] = {"clusters": int((sizes > 1).sum()), "rows": int(sizes[sizes > 1].sum())}
-        in_time = "no cluster stands in two splits"
-        report["near_duplicates"]["where"] = in_time if args.test_from_year else "all of them in train"
+        rows, years, sizes = rows.select(originals), years[originals], np.bincount(clusters)
+        where = "no cluster stands in two splits" if args.test_from_year else "all of them in train"
+        counts = {"clusters": int((sizes > 1).sum()), "rows": int(sizes[sizes > 1].sum())}
+        report["near_duplicates"] = {**counts, "where": where}
     chosen = choose_splits(clusters, years, args)
     funnel["near_copy_of_earlier_year"] = len(chosen.pop("dropped"))
     kept = sum(map(len, chosen.values()))
