@@ -1,8 +1,11 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from conftest import ROOT, assert_one_clear_line, make_base, run_script, training_arguments
+from hub_server import HubServer
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
@@ -122,3 +125,30 @@ def test_a_tokenizer_without_the_tags_is_refused(trained, base, tmp_path):
         (adapter / name).write_bytes((base / name).read_bytes())
     with pytest.raises(SystemExit, match="its tokenizer lacks <problem>"):
         merge(adapter, tmp_path / "model")
+
+
+def push(hub, trained, tmp_path, hub_model_id: str):
+    places = ["--adapter_path", str(trained.adapter), "--output_dir", str(tmp_path / "model")]
+    command = [sys.executable, "merge_and_push.py", *places, "--push_to_hub", "--hub_model_id", hub_model_id]
+    environment = {**hub.environment(token="write-token", home=tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_the_model_reaches_the_hub_whole_and_private_in_one_commit(trained, tmp_path):
+    with HubServer(users={"write-token": "alice"}) as hub:
+        result = push(hub, trained, tmp_path, "alice/model")
+        assert result.returncode == 0, result.stderr
+        repository = hub.repo("model", "alice/model")
+        assert repository.private and len(repository.commits) == 2  # the repository's first, and ours
+        local = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+        uploaded = repository.files("main")
+        assert {name: uploaded[name] for name in local} == local
+
+
+def test_a_name_of_somebody_else_ends_in_one_line_and_keeps_the_model(trained, tmp_path):
+    with HubServer(users={"write-token": "alice"}) as hub:
+        result = push(hub, trained, tmp_path, "bob/model")
+    assert_one_clear_line(result, 1, "Not published to bob/model", "is whole")
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    with pytest.raises(ValueError, match="needs --hub_model_id user/name"):
+        MergeArguments(adapter_path="a", output_dir=str(tmp_path / "b"), push_to_hub=True, hub_model_id="my model")
