@@ -268,6 +268,12 @@ def describe_identity(training_args, model_args, rows: dict) -> dict:
     return {**values, **lora, **base, "dataset rows": rows["sha256"]}
 
 
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The Trainer's checkpoints in a folder, the last step first; a user's `checkpoint-best` is none of them."""
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.name.partition("-")[2]), reverse=True)
+
+
 def find_checkpoint(training_args, identity: dict) -> str | None:
     """
     The checkpoint to go on from: the one named, or for `true` the last complete one, if any.
@@ -279,9 +285,7 @@ def find_checkpoint(training_args, identity: dict) -> str | None:
     if wanted is None or str(wanted).lower() == "false":
         return None
     folder = Path(training_args.output_dir)
-    numbered = [path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal()]
-    checkpoints = sorted(numbered, key=lambda path: int(path.name.partition("-")[2]), reverse=True)
-    for checkpoint in checkpoints if str(wanted).lower() == "true" else [Path(wanted)]:
+    for checkpoint in list_checkpoints(folder) if str(wanted).lower() == "true" else [Path(wanted)]:
         try:
             theirs = json.loads((checkpoint / "identity.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -396,22 +400,19 @@ class RunGuard(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (checkpoint / "training_args.bin").unlink(
-                missing_ok=True
-            )  # pickles every argument, the Hub token included
+            # The one pickles every argument, the other is PEFT's card, with the base's local path.
+            for name in ("training_args.bin", "README.md"):
+                (checkpoint / name).unlink(missing_ok=True)
             (checkpoint / "identity.json").write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
             places = {"checkpoint": "last-checkpoint", "all_checkpoints": checkpoint.name}
+            uploads = []
             if self.push_strategy in ("every_save", *places):
-                adapter = ["adapter_*", "tokenizer*", "chat_template*"]
-                print(
-                    push_folder(args, self.token, checkpoint, f"Step {state.global_step}", allow_patterns=adapter),
-                    end="",
-                )
+                uploads.append({"allow_patterns": ["adapter_*", "tokenizer*", "chat_template*"]})
             if self.push_strategy in places:
-                place = places[self.push_strategy]
-                print(
-                    push_folder(args, self.token, checkpoint, f"Step {state.global_step}", path_in_repo=place), end=""
-                )
+                uploads.append({"path_in_repo": places[self.push_strategy]})
+            for upload in uploads:
+                if problem := push_folder(args, self.token, checkpoint, f"Step {state.global_step}", **upload):
+                    print(problem, file=sys.stderr)  # a failed upload is no reason to lose the run
 
 
 def plot_losses(losses: list[dict], path: Path) -> None:
@@ -615,7 +616,7 @@ def main(script_args, training_args, model_args, run_args: RunArguments) -> None
     if output_dir.is_dir() and any(output_dir.iterdir()) and not run_args.overwrite and resume is None:
         sys.exit(f"--output_dir {output_dir} is not empty: add --resume_from_checkpoint true, or --overwrite")
     if run_args.overwrite and resume is None and training_args.process_index == 0:
-        for checkpoint in output_dir.glob("checkpoint-*"):  # or a later resume would take them for this run's
+        for checkpoint in list_checkpoints(output_dir):  # or a later resume would take them for this run's
             shutil.rmtree(checkpoint)
     # The Trainer would push `training_args.bin` with every checkpoint, and publicly: we push instead.
     push_strategy = str(training_args.hub_strategy.value) if training_args.push_to_hub else None

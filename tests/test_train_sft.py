@@ -374,6 +374,7 @@ def test_checkpoints_hold_the_adapter_and_no_secret(undisturbed):
         f"checkpoint-{n}" for n in (10, 20, 30, 40)
     ]
     assert not list(undisturbed.rglob("training_args.bin"))
+    assert not list(undisturbed.glob("checkpoint-*/README.md")), "PEFT's card, with the base's local path"
     trained_rows = {name for name in weights(undisturbed / "checkpoint-10") if "lora_" not in name}
     assert {name.rpartition(".")[2] for name in trained_rows} == {"trainable_tokens_delta"}, "a whole matrix was saved"
 
