@@ -16,8 +16,9 @@
 """
 Fine-tune a causal language model to continue `<problem>…</problem><approach>` with an approach, with TRL and LoRA.
 
-Reads the dataset that `prepare_dataset.py` wrote (columns `id`, `prompt`, `completion`) and writes an adapter folder
-that opens with plain PEFT: adapter weights, tokenizer with tags and chat template, `run.json`, the loss curve.
+Reads the dataset that `prepare_dataset.py` wrote (columns `id`, `problem`, `prompt`, `completion`) and writes an
+adapter folder that opens with plain PEFT (without LoRA, a whole model): weights, tokenizer with tags and chat
+template, `run.json`, the loss curve, and `samples.jsonl`, drafts for the same validation problems at each evaluation.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml train_sft.py \
         --config recipes/small_base_lora_fp32.yaml --model_name_or_path BASE \
@@ -33,6 +34,7 @@ import math
 import os
 import platform
 import re
+import secrets
 import shutil
 import signal
 import sys
@@ -52,6 +54,9 @@ TAG_MEANINGS = {"<problem>": "problem", "</problem>": "problem.", "<approach>": 
 
 CUDA_CONTEXT_BYTES = 2**29
 HEAD_COLUMNS = 4096  # of the vocabulary, scored at a time
+# What opens a checkpoint, of an adapter or of a whole model; the rest is the optimizer's and the Trainer's.
+MODEL_FILES = ("adapter_*", "model*", "config.json", "generation_config.json", "tokenizer*", "chat_template*")
+SAMPLE_TOKENS = 256  # the longest draft for samples.jsonl
 
 # The last user message is the problem, an assistant message after it its approach. A system message and earlier turns
 # are left out: training saw neither. A tag in the text becomes a space, so that no text can close the problem early.
@@ -85,6 +90,13 @@ class RunArguments:
             "help": "Rows longer than --max_length: 'shorten' at the last whole sentence that fits, or 'drop'.",
             "choices": ["shorten", "drop"],
         },
+    )
+    num_samples: int = field(
+        default=4, metadata={"help": "Validation problems to draft for at each evaluation, greedily; 0 for none."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations without a lower loss; needs --load_best_model_at_end."},
     )
     preflight: bool = field(
         default=False, metadata={"help": "Load no weights; show what the run would do and need, and stop."}
@@ -136,7 +148,7 @@ def load_split(script_args, split: str):
         rows = load_dataset(name, script_args.dataset_config, split=split)
     except (ValueError, OSError) as error:
         sys.exit(f"--dataset_name {name}: {str(error).splitlines()[0]}")
-    missing = {"id", "prompt", "completion"} - set(rows.column_names)
+    missing = {"id", "problem", "prompt", "completion"} - set(rows.column_names)
     if missing:
         sys.exit(f"--dataset_name {name}: no column {', '.join(sorted(missing))}; build it with prepare_dataset.py")
     return rows
@@ -155,24 +167,26 @@ def add_tags(tokenizer) -> None:
 
 def add_tag_rows(model, tokenizer, old_eos_id: int, new_tags: set[str]) -> list[int]:
     """
-    Gives the input and the output matrix a row for each tag and returns the tags' ids.
+    Gives the input and the output matrix a row for each tag and returns the ids of the rows to train.
 
     The rows start as means of known rows, the same on every machine; `resize_token_embeddings` would draw them at
-    random. A base that already has rows for the ids is not resized, and the rows of tags that it knows are kept.
+    random. A base that already has rows for the ids is not resized, and the rows of tags that it knows are kept. Where
+    a base's tokenizer has tokens beyond its matrices, their rows are new, too: they start as the mean of all.
     """
     import torch
 
-    tag_ids = tokenizer.convert_tokens_to_ids(list(TAGS))
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    tag_ids, old_rows = tokenizer.convert_tokens_to_ids(list(TAGS)), model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > old_rows:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     sources = {tag: tokenizer(words, add_special_tokens=False)["input_ids"] for tag, words in TAG_MEANINGS.items()}
     sources[END_TAG] = [old_eos_id]
     with torch.no_grad():
         for matrix in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+            matrix[old_rows:] = matrix[:old_rows].mean(dim=0)
             for tag, tag_id in zip(TAGS, tag_ids, strict=True):
                 if tag in new_tags:
                     matrix[tag_id] = matrix[sources[tag]].mean(dim=0)
-    return tag_ids
+    return sorted({*tag_ids, *range(old_rows, len(tokenizer))})
 
 
 def build_peft_config(model, model_args, tag_ids: list[int]):
@@ -181,9 +195,13 @@ def build_peft_config(model, model_args, tag_ids: list[int]):
 
     All four rows of both matrices must be stored ones: PEFT's loader gives the base random rows of its own. The price
     is a copy of the output matrix and its gradient a step, 0.3 to 0.5 GiB for TinyLlama in FP32; training both
-    matrices whole (`modules_to_save`) would be 134.7 M parameters, which a 6 GB card cannot hold.
+    matrices whole (`modules_to_save`) would be 134.7 M parameters, which a 6 GB card cannot hold. Without LoRA all
+    weights are trained, and there is nothing to configure.
     """
     from trl import get_peft_config
+
+    if not model_args.use_peft:
+        return None
 
     names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
     linear = {
@@ -261,6 +279,7 @@ def describe_identity(training_args, model_args, rows: dict) -> dict:
     """What two parts of one run must have in common for the second to go on exactly where the first was stopped."""
     named = ("seed", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size", "max_length")
     named += ("max_steps", "num_train_epochs", "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm")
+    named += ("train_sampling_strategy",)
     values = {name: getattr(training_args, name) for name in named}
     values |= {name: str(getattr(training_args, name)) for name in ("optim", "lr_scheduler_type", "bf16", "fp16")}
     lora = {name: value for name, value in vars(model_args).items() if name.startswith("lora_") or name == "dtype"}
@@ -279,7 +298,7 @@ def find_checkpoint(training_args, identity: dict) -> str | None:
     The checkpoint to go on from: the one named, or for `true` the last complete one, if any.
 
     Ends with one line where the checkpoint is of another run: bit for bit the same result needs the same rows, order
-    and steps. `identity.json` is written when all else of a checkpoint is; without it, the writing was interrupted.
+    and steps. `progress.json` is written when all else of a checkpoint is; without it, the writing was interrupted.
     """
     wanted = training_args.resume_from_checkpoint
     if wanted is None or str(wanted).lower() == "false":
@@ -287,7 +306,7 @@ def find_checkpoint(training_args, identity: dict) -> str | None:
     folder = Path(training_args.output_dir)
     for checkpoint in list_checkpoints(folder) if str(wanted).lower() == "true" else [Path(wanted)]:
         try:
-            theirs = json.loads((checkpoint / "identity.json").read_text(encoding="utf-8"))
+            theirs = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))["identity"]
         except (OSError, ValueError):
             print(f"{checkpoint} is not complete: passed over")
             continue
@@ -318,20 +337,24 @@ def push_folder(training_args, token: str | None, folder: Path, message: str, **
     return ""
 
 
-class RunGuard(TrainerCallback):
-    """Stops a run that goes wrong or is asked to stop, and makes each checkpoint whole and free of secrets."""
+class RunLog(TrainerCallback):
+    """
+    Adds to the Trainer's log what it does not know, and drafts for the same validation problems at each evaluation.
 
-    def __init__(self, model, identity: dict, token: str | None, epoch_steps: float, push_strategy: str | None):
-        self.identity, self.token = identity, token
-        self.epoch_steps, self.push_strategy = epoch_steps, push_strategy
+    `progress` holds the seconds of training steps, and the real tokens and all positions that every process computed;
+    it is saved with each checkpoint, so that a resumed run goes on counting.
+    """
+
+    def __init__(self, model, tokenizer, problems: list[dict], progress: dict):
+        self.tokenizer, self.problems, self.progress = tokenizer, problems, progress
         self.activation_dtype: str | None = None
-        self.signal: int | None = None
-        self.clock: tuple[int, float] | None = None
-        adapted_layer = next(module for module in model.modules() if hasattr(module, "lora_A"))
-        self.hook = adapted_layer.register_forward_hook(self.record_precision)
-        self.tokens = self.positions = 0
+        self.samples: list[dict] = []
+        self.tokens = self.positions = self.rate = 0
+        self.clock: float | None = None
+        layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+        layers = layers or [module for module in model.modules() if type(module).__name__ == "Linear"]
+        self.hook = layers[0].register_forward_hook(self.record_precision)
         model.register_forward_pre_hook(self.count_tokens, with_kwargs=True)
-        self.highest_loss = 2 * math.log(model.config.get_text_config().vocab_size)  # twice that of guessing blindly
 
     def record_precision(self, module, inputs, output) -> None:
         """The precision in force, which is not always the one asked for."""
@@ -343,6 +366,85 @@ class RunGuard(TrainerCallback):
         if model.training:
             self.tokens = self.tokens + named_inputs["attention_mask"].sum()
             self.positions += named_inputs["attention_mask"].numel()
+
+    def settle(self, args) -> None:
+        """Adds the steps since the last call to `progress`; between steps no time is counted."""
+        import torch
+
+        if self.clock is None:
+            return
+        counts = torch.tensor([int(self.tokens), self.positions], device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(counts)
+        seconds, (tokens, positions) = time.monotonic() - self.clock, counts.tolist()
+        for name, value in (("seconds", seconds), ("tokens", tokens), ("positions", positions)):
+            self.progress[name] = self.progress.get(name, 0) + value
+        self.rate, self.tokens, self.positions, self.clock = tokens / seconds, 0, 0, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        path = Path(args.output_dir) / "samples.jsonl"
+        if state.global_step and path.is_file():
+            rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+            self.samples = [row for row in rows if row["step"] <= state.global_step]
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.clock = self.clock or time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_log or control.should_evaluate:
+            self.settle(args)
+
+    def on_save(self, args, state, control, **kwargs):
+        self.settle(args)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.settle(args)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Runs before the reporters, so that what it adds reaches them all."""
+        import torch
+
+        more = {}
+        if "eval_loss" in logs:
+            more = {"eval_perplexity": round(math.exp(logs["eval_loss"]), 4)}
+        elif "loss" in logs:
+            padding = 1 - self.progress["tokens"] / self.progress["positions"]
+            more = {"tokens_a_second": round(self.rate, 1), "padding_share": round(padding, 4)}
+            if args.device.type == "cuda":
+                more["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+        logs.update(more)
+        state.log_history[-1].update(more)
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):
+        """Greedy drafts, without dropout; TRL's own callback for this leaves dropout on and the tokenizer changed."""
+        if not self.problems or not state.is_world_process_zero:
+            return
+        prompts = [row["prompt"] for row in self.problems]
+        batch = self.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt").to(args.device)
+        model.eval()
+        output = model.generate(**batch, do_sample=False, max_new_tokens=SAMPLE_TOKENS, use_cache=True)
+        drafts = self.tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        self.samples = [row for row in self.samples if row["step"] != state.global_step]
+        for row, draft in zip(self.problems, drafts, strict=True):
+            kept = {"id": row["id"], "problem": row["problem"], "draft": draft.strip()}
+            self.samples.append({"step": state.global_step, **kept})
+        write_samples(self.samples, Path(args.output_dir))
+        if "wandb" in args.report_to:
+            import wandb
+
+            table = wandb.Table(list(self.samples[0]), [list(row.values()) for row in self.samples])
+            wandb.log({"drafts": table, "train/global_step": state.global_step})
+
+
+class RunGuard(TrainerCallback):
+    """Stops a run that goes wrong or is asked to stop, and makes each checkpoint whole and free of secrets."""
+
+    def __init__(self, model, identity: dict, progress: dict, token: str | None, epoch_steps: float, push_strategy):
+        self.identity, self.progress, self.token = identity, progress, token
+        self.epoch_steps, self.push_strategy = epoch_steps, push_strategy
+        self.signal: int | None = None
+        self.clock: tuple[int, float] | None = None
+        self.highest_loss = 2 * math.log(model.config.get_text_config().vocab_size)  # twice that of guessing blindly
 
     def request_stop(self, number: int, frame) -> None:
         """A first signal lets the step end and saves, so that resuming is exact; a second one stops at once."""
@@ -403,16 +505,24 @@ class RunGuard(TrainerCallback):
             # The one pickles every argument, the other is PEFT's card, with the base's local path.
             for name in ("training_args.bin", "README.md"):
                 (checkpoint / name).unlink(missing_ok=True)
-            (checkpoint / "identity.json").write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
+            progress = {"identity": self.identity, **self.progress}
+            (checkpoint / "progress.json").write_text(json.dumps(progress, indent=2) + "\n", encoding="utf-8")
             places = {"checkpoint": "last-checkpoint", "all_checkpoints": checkpoint.name}
             uploads = []
             if self.push_strategy in ("every_save", *places):
-                uploads.append({"allow_patterns": ["adapter_*", "tokenizer*", "chat_template*"]})
+                uploads.append({"allow_patterns": list(MODEL_FILES)})
             if self.push_strategy in places:
                 uploads.append({"path_in_repo": places[self.push_strategy]})
             for upload in uploads:
                 if problem := push_folder(args, self.token, checkpoint, f"Step {state.global_step}", **upload):
                     print(problem, file=sys.stderr)  # a failed upload is no reason to lose the run
+
+
+def write_samples(samples: list[dict], output_dir: Path) -> None:
+    """`samples.jsonl`, written beside and moved: a kill leaves the old one or the new one."""
+    partial = output_dir / ".samples.partial"
+    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in samples), encoding="utf-8")
+    partial.replace(output_dir / "samples.jsonl")
 
 
 def plot_losses(losses: list[dict], path: Path) -> None:
@@ -434,47 +544,69 @@ def public_name(name: str) -> str:
     return Path(name).resolve().name if Path(name).exists() else name
 
 
-def describe_run(arguments: tuple, rows: dict, trainer, guard: RunGuard, metrics: dict) -> dict:
-    """What `run.json` holds: the arguments that differ from their defaults, versions, data, speed, memory, losses."""
-    import torch
-
+def describe_setup(arguments: tuple, inputs: dict) -> dict:
+    """What is known before the first step: the arguments that are not their defaults, versions, base and data."""
     private = {"output_dir", "overwrite", "run_name", "hub_token", "model_name_or_path", "dataset_name", "use_cpu"}
     private |= {"resume_from_checkpoint", "chat_template_path"}
     values = [(f, getattr(group, f.name)) for group in arguments for f in fields(group) if f.name not in private]
     libraries = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-    on_gpu = trainer.args.device.type == "cuda"
-    cpu = f"CPU, {platform.machine()}, {torch.get_num_threads()} threads"
     script_args, _, model_args, _ = arguments
-    revision = getattr(trainer.model.config, "_commit_hash", None)
+    revision = getattr(inputs["model"].config, "_commit_hash", None)
     return {
         "base": {"name": public_name(model_args.model_name_or_path), "revision": revision},
-        "dataset": {"name": public_name(script_args.dataset_name), **rows},
-        "arguments": {f.name: v for f, v in values if v != f.default and isinstance(v, str | int | float | list)},
+        "dataset": {"name": public_name(script_args.dataset_name), **inputs["rows"]},
+        "arguments": {
+            f.name: v for f, v in values if v not in (f.default, []) and isinstance(v, str | int | float | list)
+        },
         "versions": {name: version(name) for name in libraries},
-        "distributed_type": trainer.accelerator.distributed_type.value,
-        "processes": trainer.args.world_size,
-        "device": torch.cuda.get_device_name() if on_gpu else cpu,
-        "activation_dtype": guard.activation_dtype,
-        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "steps": trainer.state.global_step,
-        "seconds": round(metrics["train_runtime"], 1),
-        "tokens_a_second": round(int(guard.tokens) / metrics["train_runtime"], 1),
-        # Of a run that was killed between its last step and its end, there is none to count.
-        "padding_share": round(1 - int(guard.tokens) / guard.positions, 4) if guard.positions else None,
-        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
-        "losses": [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
     }
 
 
-def save_adapter(trainer, run: dict, output_dir: Path) -> None:
-    """Writes adapter, tokenizer, `run.json` and loss curve beside, then moves them in, the weights last."""
+def describe_run(setup: dict, trainer, log: RunLog) -> dict:
+    """What `run.json` holds: the setup, and what training found: device, speed, memory, losses."""
+    import torch
+
+    on_gpu, state, progress = trainer.args.device.type == "cuda", trainer.state, log.progress
+    cpu = f"CPU, {platform.machine()}, {torch.get_num_threads()} threads"
+    seconds = progress.get("seconds", 0)
+    return {
+        **setup,
+        "distributed_type": trainer.accelerator.distributed_type.value,
+        "processes": trainer.args.world_size,
+        "device": torch.cuda.get_device_name() if on_gpu else cpu,
+        "activation_dtype": log.activation_dtype,
+        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "steps": state.global_step,
+        "best_step": state.best_global_step if trainer.args.load_best_model_at_end else None,
+        "seconds": round(seconds, 1),
+        "tokens_a_second": round(progress["tokens"] / seconds, 1) if seconds else None,
+        "padding_share": round(1 - progress["tokens"] / progress["positions"], 4) if seconds else None,
+        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
+        "losses": [entry for entry in state.log_history if "loss" in entry or "eval_loss" in entry],
+    }
+
+
+def start_wandb(training_args, setup: dict, progress: dict) -> None:
+    """Starts the W&B run, or goes on with the one of the checkpoint; offline, where it cannot, in the same group."""
+    import wandb
+
+    progress.setdefault("wandb_run_id", secrets.token_hex(4))
+    offline = wandb.setup().settings.mode in ("offline", "dryrun")
+    same_run = {"group": progress["wandb_run_id"]} if offline else {"id": progress["wandb_run_id"], "resume": "allow"}
+    project = os.environ.get("WANDB_PROJECT", "huggingface")  # the Trainer's own default
+    config = json.loads(json.dumps(setup))  # W&B would show the names of enumerations, `run.json` their values
+    wandb.init(project=project, name=training_args.run_name, config=config, **same_run)
+
+
+def save_result(trainer, run: dict, output_dir: Path) -> None:
+    """Writes adapter (or model), tokenizer, `run.json` and loss curve beside, then moves them in, the weights last."""
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=output_dir) as folder:
         partial = Path(folder)
         trainer.save_model(folder)
         if not trainer.is_world_process_zero():
             return
         (partial / "training_args.bin").unlink()  # it pickles every argument, the Hub token included
-        (partial / "README.md").unlink()  # PEFT's card, mostly blanks to fill in; TRL's is written below
+        (partial / "README.md").unlink(missing_ok=True)  # PEFT's card, mostly blanks; TRL's is written below
         (partial / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
         plot_losses(run["losses"], partial / "loss_curve.png")
         for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
@@ -521,12 +653,13 @@ def build_inputs(script_args, training_args, model_args, run_args: RunArguments,
     if training_args.max_steps > 0:
         num_rows = min(num_rows, training_args.max_steps * step_rows)
     options = {"tokenizer": tokenizer, "max_length": training_args.max_length, "long_examples": run_args.long_examples}
-    eval_rows = None
+    eval_rows, problems = None, []
     with training_args.main_process_first(desc="tokenizing"):
         train_rows, fates = build_rows(split, num_rows, **options)
         if training_args.eval_strategy != "no":
             eval_split = load_split(script_args, script_args.dataset_test_split)
             eval_rows, _ = build_rows(eval_split, run_args.num_eval_rows, **options)
+            problems = eval_split.select(range(min(run_args.num_samples, len(eval_split)))).to_list()
     if not len(train_rows):
         sys.exit(f"no row to train on: of {num_rows:,}, {fates['dropped']:,} do not fit in {training_args.max_length}")
     if training_args.process_index == 0:
@@ -541,7 +674,33 @@ def build_inputs(script_args, training_args, model_args, run_args: RunArguments,
         digest.update(repr(batch["input_ids"].to_pylist()).encode())
     rows = {"sha256": digest.hexdigest()[:16], "split_rows": len(split), "rows": len(train_rows), **fates}
     models = {"model": model, "processing_class": tokenizer, "peft_config": peft_config}
-    return {**models, "train_dataset": train_rows, "eval_dataset": eval_rows, "rows": rows, "step_rows": step_rows}
+    data = {"train_dataset": train_rows, "eval_dataset": eval_rows, "problems": problems}
+    return {**models, **data, "rows": rows, "step_rows": step_rows}
+
+
+def order_by_epoch(trainer) -> None:
+    """
+    Makes the order of rows a function of seed and epoch alone, as the Trainer's other orders are.
+
+    transformers 5.23 draws length-grouped batches from the global random state: a run resumed in its second epoch
+    would take rows twice, and an evaluation before the first step would change the order.
+    """
+    import torch
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    build = trainer._get_train_sampler
+
+    def build_seeded(*arguments):
+        sampler = build(*arguments)
+        if isinstance(sampler, LengthGroupedSampler):  # Accelerate calls set_epoch on a sampler that has one
+            seed = trainer.args.seed
+            sampler.set_epoch = lambda epoch: setattr(
+                sampler, "generator", torch.Generator().manual_seed(seed + epoch)
+            )
+            sampler.set_epoch(0)
+        return sampler
+
+    trainer._get_train_sampler = build_seeded
 
 
 def build_trainer(inputs: dict, training_args):
@@ -554,18 +713,20 @@ def build_trainer(inputs: dict, training_args):
     training_args.eos_token = END_TAG  # TRL gives it to the tokenizer, the configuration and the generation defaults
     parts = ("model", "processing_class", "peft_config", "train_dataset", "eval_dataset")
     trainer = SFTTrainer(args=training_args, **{name: inputs[name] for name in parts})
+    order_by_epoch(trainer)
     # TRL reads `lm_head.bias`, which PEFT's wrapper of trained rows does not have where the base has no bias.
     head = trainer.model.get_output_embeddings()
     if not hasattr(head, "bias"):
         head.register_parameter("bias", None)
-    # PEFT would add both whole matrices to every checkpoint because they were resized; the tags' rows are enough.
-    trainer.model.save_pretrained = functools.partial(trainer.model.save_pretrained, save_embedding_layers=False)
+    if inputs["peft_config"]:
+        # PEFT would add both whole matrices to every checkpoint, since they were resized; the tags' rows are enough.
+        trainer.model.save_pretrained = functools.partial(trainer.model.save_pretrained, save_embedding_layers=False)
     return trainer
 
 
-def estimate_memory(model, trainable: int, training_args) -> dict[str, float]:
+def estimate_memory(model, trainable: int, training_args, model_args) -> dict[str, float]:
     """Peak memory of a training step in GiB, by part, from sizes alone; the CUDA context comes on top."""
-    config = model.config.get_text_config()
+    config, lora = model.config.get_text_config(), model_args.use_peft
     tokens = training_args.per_device_train_batch_size * training_args.max_length
     width, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * width
@@ -573,17 +734,20 @@ def estimate_memory(model, trainable: int, training_args) -> dict[str, float]:
     rows = model.get_input_embeddings().weight.shape[0]
     layer = tokens * size * (14 * width + 5 * inner)  # what one layer keeps for its backward pass
     kept = layers * tokens * width * size + layer if training_args.activation_checkpointing else layers * layer
+    matrices = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    inside = sum(p.numel() for p in model.parameters() if p.ndim == 2 and id(p) not in matrices)
+    bytes_inside = 0.56 if model_args.load_in_4bit else model.dtype.itemsize  # 4 bits and a scale for every 64 weights
     parts = {
-        "weights": model.num_parameters() * model.dtype.itemsize,
-        "adapter, gradients, AdamW": trainable * 16,
-        "copy and gradient of the output matrix": 2 * rows * width * model.dtype.itemsize,
+        "weights": (model.num_parameters() - inside) * model.dtype.itemsize + inside * bytes_inside,
+        "what is trained: gradients, AdamW" + (", the adapter" if lora else ""): trainable * (16 if lora else 12),
+        "copy and gradient of the output matrix": 2 * rows * width * model.dtype.itemsize * lora,
         "activations": kept,
         "scores of the vocabulary": 3 * tokens * min(HEAD_COLUMNS, rows) * 4,
     }
     return {name: value / 2**30 for name, value in parts.items()}
 
 
-def preflight(inputs: dict, training_args) -> None:
+def preflight(inputs: dict, training_args, model_args) -> None:
     """Prints one row as the model sees it, how long rows are, what is trained, and the memory that it will take."""
     import numpy as np
     from peft import get_peft_model
@@ -595,10 +759,11 @@ def preflight(inputs: dict, training_args) -> None:
     print(f"Trained on:\n  {tokenizer.decode(ids[start:])}\n")
     shares = " ".join(f"p{q} {np.percentile(rows['length'], q):.0f}" for q in (5, 50, 95, 100))
     print(f"tokens a row: mean {np.mean(rows['length']):.0f} {shares} (max_length {training_args.max_length})")
-    model = get_peft_model(inputs["model"], inputs["peft_config"])
-    trainable, total = model.get_nb_trainable_parameters()
+    trainable = total = inputs["model"].num_parameters()
+    if model_args.use_peft:
+        trainable, total = get_peft_model(inputs["model"], inputs["peft_config"]).get_nb_trainable_parameters()
     print(f"trained: {trainable:,} of {total:,} parameters ({trainable / total:.2%})")
-    parts = estimate_memory(inputs["model"], trainable, training_args)
+    parts = estimate_memory(inputs["model"], trainable, training_args, model_args)
     for name, gib in parts.items():
         print(f"{gib:8.2f} GiB  {name}")
     print(f"{sum(parts.values()):8.2f} GiB  at the peak, estimated; on a GPU the CUDA context needs about 0.5 more")
@@ -606,13 +771,14 @@ def preflight(inputs: dict, training_args) -> None:
 
 def main(script_args, training_args, model_args, run_args: RunArguments) -> None:
     import torch
+    from transformers import EarlyStoppingCallback
 
     check_machine(training_args)
     arguments = (script_args, training_args, model_args, run_args)
     output_dir, resume = Path(training_args.output_dir), training_args.resume_from_checkpoint
     resume = None if str(resume).lower() == "false" else resume
     if run_args.preflight:
-        return preflight(build_inputs(*arguments, load_weights=False), training_args)
+        return preflight(build_inputs(*arguments, load_weights=False), training_args, model_args)
     if output_dir.is_dir() and any(output_dir.iterdir()) and not run_args.overwrite and resume is None:
         sys.exit(f"--output_dir {output_dir} is not empty: add --resume_from_checkpoint true, or --overwrite")
     if run_args.overwrite and resume is None and training_args.process_index == 0:
@@ -626,10 +792,21 @@ def main(script_args, training_args, model_args, run_args: RunArguments) -> None
     trainer = build_trainer(inputs, training_args)
     identity = describe_identity(training_args, model_args, inputs["rows"])
     checkpoint = find_checkpoint(training_args, identity)
-    guard = RunGuard(trainer.model, identity, token, inputs["rows"]["split_rows"] / inputs["step_rows"], push_strategy)
+    progress = json.loads((Path(checkpoint) / "progress.json").read_text(encoding="utf-8")) if checkpoint else {}
+    progress.pop("identity", None)
+    setup = describe_setup(arguments, inputs)
+    if "wandb" in training_args.report_to and trainer.is_world_process_zero():
+        start_wandb(training_args, setup, progress)
+    problems = [] if trainer.is_fsdp_enabled else inputs["problems"]  # one process alone cannot draft with its part
+    log = RunLog(trainer.model, trainer.processing_class, problems, progress)
+    trainer.callback_handler.callbacks.insert(1, log)  # after the Trainer's own flow, before the reporters
+    epoch_steps = inputs["rows"]["split_rows"] / inputs["step_rows"]
+    guard = RunGuard(trainer.model, identity, progress, token, epoch_steps, push_strategy)
     trainer.add_callback(guard)
+    if run_args.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(run_args.early_stopping_patience))
     try:
-        metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+        trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError:
         sys.exit("The card's memory is full: take recipes/tinyllama_lora_fp32_small.yaml, or a smaller --max_length")
     if guard.signal is not None:
@@ -638,14 +815,15 @@ def main(script_args, training_args, model_args, run_args: RunArguments) -> None
             f"\nStopped after step {step}, which is saved: go on with --resume_from_checkpoint true", file=sys.stderr
         )
         sys.exit(128 + guard.signal)
-    save_adapter(trainer, describe_run(arguments, inputs["rows"], trainer, guard, metrics), output_dir)
-    trainer.accelerator.print(
-        f"Wrote the adapter to {output_dir}. Next: python merge_and_push.py --adapter_path {output_dir} --output_dir …"
-    )
+    save_result(trainer, describe_run(setup, trainer, log), output_dir)
+    wrote, next_command = "adapter", f"merge_and_push.py --adapter_path {output_dir} --output_dir …"
+    if not model_args.use_peft:
+        wrote, next_command = "model", f"evaluate_model.py --model_name_or_path {output_dir} …"
+    trainer.accelerator.print(f"Wrote the {wrote} to {output_dir}. Next: python {next_command}")
     trainer.end()
     if push_strategy and trainer.is_world_process_zero():
         if problem := push_folder(
-            training_args, token, output_dir, "The adapter", ignore_patterns=["checkpoint-*", ".*"]
+            training_args, token, output_dir, f"The {wrote}", ignore_patterns=["checkpoint-*", ".*"]
         ):
             sys.exit(f"{problem}. {output_dir} is whole; push it later with: hf upload --private NAME {output_dir}")
         print("Pushed to the Hub")
@@ -660,8 +838,10 @@ def parse_arguments(argv: list[str] | None = None) -> tuple:
         script_args, training_args, model_args, run_args = parser.parse_args_and_config(argv)
         if model_args.model_name_or_path is None:
             raise ValueError("--model_name_or_path is missing: the base model's folder or Hub id")
-        if not model_args.use_peft:
-            raise ValueError("this script trains LoRA adapters: add use_peft: true to the recipe")
+        if model_args.load_in_4bit and not model_args.use_peft:
+            raise ValueError("a 4-bit base cannot be trained itself: add use_peft: true to the recipe")
+        if run_args.early_stopping_patience and not training_args.load_best_model_at_end:
+            raise ValueError("--early_stopping_patience needs --load_best_model_at_end true: else the best is lost")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     return script_args, training_args, model_args, run_args

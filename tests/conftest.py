@@ -43,7 +43,9 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def make_base(folder: Path, model_type: str = "llama", tied: bool = False, vocabulary_padding: int = 0) -> Path:
+def make_base(
+    folder: Path, model_type: str = "llama", tied: bool = False, vocabulary_padding: int = 0, **sizes: int
+) -> Path:
     """A random two-layer model with a byte-level BPE tokenizer that begins texts with `<s>`, as Llama's does."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -68,8 +70,6 @@ def make_base(folder: Path, model_type: str = "llama", tied: bool = False, vocab
     config = AutoConfig.for_model(
         model_type,
         vocab_size=len(fast) + vocabulary_padding,
-        hidden_size=32,
-        intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
@@ -77,6 +77,7 @@ def make_base(folder: Path, model_type: str = "llama", tied: bool = False, vocab
         bos_token_id=1,
         eos_token_id=2,
         tie_word_embeddings=tied,
+        **{"hidden_size": 32, "intermediate_size": 64, **sizes},
     )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)

@@ -1,14 +1,17 @@
 import inspect
 import json
+import math
 import os
 import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +28,12 @@ from trl.trainer.utils import add_fused_lm_head
 import prepare_dataset
 import train_sft
 from train_sft import TAGS, add_tag_rows, add_tags, shorten, tokenize
+
+
+@pytest.fixture(scope="module")
+def wide_base(tmp_path_factory):
+    """As wide as a block of bitsandbytes' 4-bit weights."""
+    return make_base(tmp_path_factory.mktemp("models") / "wide", hidden_size=64, intermediate_size=128)
 
 
 @pytest.fixture
@@ -311,11 +320,58 @@ def test_an_nvidia_card_with_a_cpu_build_of_torch_stops_the_run(base, dataset, t
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_parses_and_states_its_precision(recipe, tmp_path):
-    places = ["--model_name_or_path", "some/base", "--output_dir", str(tmp_path), "--use_cpu", "true"]
-    _, training_args, model_args, _ = train_sft.parse_arguments(["--config", str(recipe), *places])
-    assert {"bf16", "dtype"} <= yaml.safe_load(recipe.read_text(encoding="utf-8")).keys()
-    assert model_args.use_peft
+def test_every_recipe_trains_a_tiny_model_of_its_kind_for_two_steps(recipe, wide_base, dataset, tmp_path):
+    keys = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    assert {"bf16", "dtype", "use_peft", "seed", "max_length"} <= keys.keys(), "what decides a run is written out"
+    short = [
+        "--max_steps",
+        "2",
+        "--eval_steps",
+        "1",
+        "--save_steps",
+        "1",
+        "--num_eval_rows",
+        "2",
+        "--num_samples",
+        "1",
+    ]
+    if keys.get("load_in_4bit"):  # test_bitsandbytes_on_a_cpu_trains_nothing_once_it_has_evaluated
+        short += ["--eval_strategy", "no", "--eval_on_start", "false"]
+    places = [
+        "--model_name_or_path",
+        str(wide_base),
+        "--dataset_name",
+        str(dataset),
+        "--output_dir",
+        str(tmp_path / "a"),
+    ]
+    cpu = ["--use_cpu", "true", "--dataloader_pin_memory", "false"]
+    arguments = train_sft.parse_arguments(["--config", str(recipe), *places, *short, *cpu])
+    train_sft.main(*arguments)
+    run = json.loads((tmp_path / "a" / "run.json").read_text(encoding="utf-8"))
+    assert run["steps"] == 2 and run["activation_dtype"] == ("bfloat16" if keys["bf16"] else "float32")
+    assert run["trainable_parameters"] == sum(p.numel() for p in load_trained(tmp_path / "a").values())
+    assert (tmp_path / "a" / "samples.jsonl").is_file() == (arguments[1].eval_strategy != "no")
+
+
+def load_trained(folder) -> dict:
+    """What a run has trained, by name: the adapter's tensors, or all of a model's."""
+    (weights,) = folder.glob("*.safetensors")
+    return load_file(weights)
+
+
+def test_bitsandbytes_on_a_cpu_trains_nothing_once_it_has_evaluated(wide_base, dataset, tmp_path):
+    """Seen with bitsandbytes 0.50.2: its packed weights for CPUs have no gradient. The run says so and stops."""
+    arguments = train_sft.parse_arguments(
+        [
+            *("--config", str(ROOT / "recipes/tinyllama_qlora_4bit.yaml"), "--model_name_or_path", str(wide_base)),
+            *("--dataset_name", str(dataset), "--output_dir", str(tmp_path), "--max_steps", "1", "--use_cpu", "true"),
+            *("--num_samples", "0", "--dataloader_pin_memory", "false"),
+        ]
+    )
+    with pytest.warns(UserWarning, match="an autograd kernel was not registered"), pytest.raises(SystemExit) as ended:
+        train_sft.main(*arguments)
+    assert "got no gradient in the first step" in str(ended.value)
 
 
 def test_the_reports_recipe_has_the_reports_figures(tmp_path):
@@ -336,6 +392,146 @@ def test_the_reports_recipe_has_the_reports_figures(tmp_path):
     assert (training_args.per_device_train_batch_size, training_args.gradient_accumulation_steps) == (2, 2)
     assert (training_args.max_length, training_args.max_steps, training_args.learning_rate) == (512, 100, 1e-4)
     assert training_args.optim == "adamw_torch"
+
+
+# Watching a run
+
+
+def read_wandb(file) -> list[tuple[str, dict]]:
+    """The records of an offline W&B run: `(type, {key: value})`, from its log in LevelDB's format."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, text, records = file.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        text, at = text + data[at + 7 : at + 7 + length], at + 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record, text = Record.FromString(text), b""
+            name = record.WhichOneof("record_type")
+            items = {"history": record.history.item, "run": record.run.config.update}.get(name, ())
+            values = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+            if name == "run":
+                values |= {"id": record.run.run_id, "group": record.run.run_group}
+            records.append((name, values))
+    return records
+
+
+def test_an_offline_wandb_run_holds_the_run_and_a_resumed_one_joins_its_group(base, dataset, tmp_path):
+    folder = tmp_path / "adapter"
+    command = launch_command(base, dataset, folder, "--report_to", "wandb", "--run_name", "tiny", "--save_steps", 4)
+    command += ["--max_steps", "8", "--eval_strategy", "steps", "--eval_steps", "4", "--num_samples", "2"]
+    environment = {**os.environ, "WANDB_DIR": str(tmp_path)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    records = read_wandb(file)
+    (setup,) = [values for kind, values in records if kind == "run"]
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    for name in ("base", "dataset", "arguments", "versions"):
+        assert setup[name] == run[name]
+    history = [values for kind, values in records if kind == "history"]
+    keys = {key for values in history for key in values}
+    assert {"train/loss", "train/mean_token_accuracy", "train/tokens_a_second", "train/padding_share"} <= keys
+    losses = {values["train/global_step"]: values for values in history if "eval/loss" in values}
+    assert losses.keys() == {4, 8}
+    for values in losses.values():
+        assert values["eval/perplexity"] == pytest.approx(math.exp(values["eval/loss"]), abs=1e-4)
+    assert [values["drafts/nrows"] for values in history if "drafts/nrows" in values] == [2, 4]
+
+    for name in ("checkpoint-8", "run.json"):  # as if it had been killed after step 4
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    command += ["--resume_from_checkpoint", "true"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    (again,) = set(tmp_path.glob("wandb/offline-run-*/*.wandb")) - {file}
+    (resumed,) = [values for kind, values in read_wandb(again) if kind == "run"]
+    assert resumed["group"] == setup["group"] != "" and resumed["id"] != setup["id"]
+
+
+def test_online_a_resumed_run_is_the_same_wandb_run(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr("wandb.init", lambda **arguments: calls.append(arguments))
+    monkeypatch.setattr("wandb.setup", lambda: SimpleNamespace(settings=SimpleNamespace(mode="online")))
+    progress: dict = {}
+    train_sft.start_wandb(SimpleNamespace(run_name="tiny"), {"base": {}}, progress)
+    train_sft.start_wandb(SimpleNamespace(run_name="tiny"), {"base": {}}, json.loads(json.dumps(progress)))
+    assert calls[0] == calls[1] and calls[0]["id"] == progress["wandb_run_id"] and calls[0]["resume"] == "allow"
+
+
+@pytest.fixture(scope="module")
+def watched(base, dataset, tmp_path_factory):
+    """A run of six steps with dropout, evaluated at 0, 2, 4 and 6, of which the best checkpoint is kept."""
+    folder = tmp_path_factory.mktemp("watched") / "adapter"
+    steps = ["--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "2", "--eval_on_start", "true"]
+    saves = ["--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true"]
+    # A learning rate that soon does harm: the best checkpoint is not the last.
+    arguments = training_arguments(base, dataset, folder, *steps, *saves, "--learning_rate", "0.3")
+    train_sft.main(*arguments)
+    return folder
+
+
+def test_samples_are_greedy_drafts_without_dropout_for_the_same_problems(watched, dataset):
+    rows = list(map(json.loads, (watched / "samples.jsonl").read_text(encoding="utf-8").splitlines()))
+    validation = load_dataset(str(dataset), split="validation").select(range(4))
+    assert [row["step"] for row in rows] == [step for step in (0, 2, 4, 6) for _ in range(4)]
+    assert [row["id"] for row in rows] == list(validation["id"]) * 4
+    model = AutoPeftModelForCausalLM.from_pretrained(watched / "checkpoint-4").eval()
+    tokenizer = AutoTokenizer.from_pretrained(watched / "checkpoint-4")
+    # All four at once, as in training: alone, a random model's near-ties may fall the other way.
+    batch = tokenizer(list(validation["prompt"]), padding=True, padding_side="left", return_tensors="pt")
+    stops = [tokenizer.eos_token_id, model.config.eos_token_id]  # plain PEFT opens the base with its own defaults
+    output = model.generate(**batch, do_sample=False, max_new_tokens=train_sft.SAMPLE_TOKENS, eos_token_id=stops)
+    drafts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert [row["draft"] for row in rows if row["step"] == 4] == [draft.strip() for draft in drafts]
+    assert len(set(rows[i]["draft"] for i in range(4))) > 1
+
+
+def test_the_best_checkpoint_is_what_is_kept(watched):
+    run = json.loads((watched / "run.json").read_text(encoding="utf-8"))
+    losses = {entry["step"]: entry["eval_loss"] for entry in run["losses"] if "eval_loss" in entry and entry["step"]}
+    best = min(losses, key=losses.get)
+    assert run["best_step"] == best != 6, "the last is the best: the test proves nothing"
+    assert_same(weights(watched), weights(watched / f"checkpoint-{best}"))
+
+
+def test_a_resumed_run_goes_on_counting(watched, base, dataset, tmp_path):
+    folder = tmp_path / "adapter"
+    (folder / "checkpoint-2").mkdir(parents=True)
+    shutil.copytree(watched / "checkpoint-2", folder / "checkpoint-2", dirs_exist_ok=True)
+    shutil.copy(watched / "samples.jsonl", folder)
+    steps = ["--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "2", "--learning_rate", "0.3"]
+    saves = ["--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true"]
+    train_sft.main(*training_arguments(base, dataset, folder, *steps, *saves, "--resume_from_checkpoint", "true"))
+    assert (folder / "samples.jsonl").read_bytes() == (watched / "samples.jsonl").read_bytes()
+    whole, parts = (json.loads((path / "checkpoint-6/progress.json").read_bytes()) for path in (watched, folder))
+    assert (whole["tokens"], whole["positions"]) == (parts["tokens"], parts["positions"])
+    assert parts["seconds"] > json.loads((watched / "checkpoint-2/progress.json").read_bytes())["seconds"]
+
+
+def test_early_stopping_ends_the_run(base, dataset, tmp_path):
+    steps = ["--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "1", "--learning_rate", "1.0"]
+    saves = ["--save_strategy", "steps", "--save_steps", "1", "--load_best_model_at_end", "true", "--num_samples", "0"]
+    patience = ["--early_stopping_patience", "1"]
+    train_sft.main(*training_arguments(base, dataset, tmp_path / "a", *steps, *saves, *patience))
+    run = json.loads((tmp_path / "a" / "run.json").read_text(encoding="utf-8"))
+    assert run["steps"] == run["best_step"] + 1 < 6
+    with pytest.raises(SystemExit):
+        training_arguments(base, dataset, tmp_path / "b", *patience)
+
+
+def test_without_lora_the_run_leaves_a_whole_model_that_drafts(base, dataset, tmp_path):
+    train_sft.main(*training_arguments(base, dataset, tmp_path / "model", "--use_peft", "false"))
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(base),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "model"),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    end = tokenizer.convert_tokens_to_ids("</approach>")
+    assert after.generation_config.eos_token_id == [end, 2] and after.vocab_size == len(tokenizer)
+    old = dict(before.named_parameters())
+    moved = [name for name, p in after.named_parameters() if not torch.equal(p[: len(old[name])], old[name])]
+    assert len(moved) == len(old), "every matrix is trained"
 
 
 # The life of a run
@@ -407,6 +603,20 @@ def test_sigterm_saves_the_step_and_resuming_ends_with_the_same_weights(base, da
     assert [entry["loss"] for entry in losses[0]] == [entry["loss"] for entry in losses[1]]
 
 
+def test_a_run_resumed_in_its_second_epoch_takes_every_row_once(base, dataset, tmp_path):
+    """transformers 5.23: `LengthGroupedSampler` has no generator, and draws a resumed epoch anew."""
+    epochs = ["--max_steps", "-1", "--num_train_epochs", "2", "--train_fraction", "0.3", "--save_strategy", "steps"]
+    arguments = [*epochs, "--save_steps", "3", "--logging_steps", "1"]
+    train_sft.main(*training_arguments(base, dataset, tmp_path / "whole", *arguments))
+    checkpoints = sorted(int(path.name.partition("-")[2]) for path in (tmp_path / "whole").glob("checkpoint-*"))
+    assert checkpoints == [3, 6, 9, 12, 15, 16], "8 steps an epoch"
+    shutil.copytree(tmp_path / "whole" / "checkpoint-12", tmp_path / "parts" / "checkpoint-12")
+    evaluated = ["--eval_strategy", "steps", "--eval_steps", "2", "--eval_on_start", "true", "--num_samples", "1"]
+    resume = ["--resume_from_checkpoint", "true"]
+    train_sft.main(*training_arguments(base, dataset, tmp_path / "parts", *arguments, *evaluated, *resume))
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_end_with_the_same_weights(base, dataset, undisturbed, tmp_path):
     rng, folder = random.Random(0), tmp_path / "adapter"
@@ -452,7 +662,7 @@ def test_a_terminated_launcher_takes_the_run_with_it(base, dataset, tmp_path):
     process.wait()
     process.stdout.close()
     (checkpoint,) = folder.glob("checkpoint-*")
-    assert (checkpoint / "identity.json").is_file() and not (folder / "adapter_model.safetensors").exists()
+    assert (checkpoint / "progress.json").is_file() and not (folder / "adapter_model.safetensors").exists()
 
 
 def test_killed_after_the_last_step_it_resumes_to_the_end(base, dataset, undisturbed, tmp_path):
@@ -499,14 +709,22 @@ def test_a_loss_past_reason_stops_the_run_by_name(base, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("model_type", ["gpt_neox", "qwen2"])
-def test_other_bases_train_and_open_with_plain_peft(model_type, dataset, tmp_path):
+def test_other_bases_train_and_open_with_plain_peft(model_type, dataset, tmp_path, monkeypatch):
     base = make_base(tmp_path / "base", model_type=model_type, tied=model_type == "qwen2")
     modules = {"gpt_neox": ["query_key_value", "dense"], "qwen2": ["q_proj", "v_proj"]}[model_type]
-    arguments = training_arguments(base, dataset, tmp_path / "adapter", "--lora_target_modules", *modules)
-    train_sft.main(*arguments)
+    evaluated = ["--eval_strategy", "steps", "--eval_steps", "4", "--eval_on_start", "true", "--num_samples", "0"]
+    places = [base, dataset, tmp_path / "adapter"]
+    build_trainer, kept = train_sft.build_trainer, {}
+    monkeypatch.setattr(train_sft, "build_trainer", lambda *a: kept.setdefault("trainer", build_trainer(*a)))
+    train_sft.main(*training_arguments(*places, "--lora_target_modules", *modules, *evaluated))
     losses = json.loads((tmp_path / "adapter" / "run.json").read_text(encoding="utf-8"))["losses"]
-    assert losses[-1]["loss"] < losses[0]["loss"]
-    AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    assert losses[-1]["eval_loss"] < losses[0]["eval_loss"]
+    # Tied matrices, too: the rows of the tags in both come from the one that is stored.
+    first, second = (AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval() for _ in range(2))
+    ids = AutoTokenizer.from_pretrained(tmp_path / "adapter")("<problem>a</problem><approach>", return_tensors="pt")
+    with torch.inference_mode():
+        trained, again = first(**ids).logits, second(**ids).logits
+    assert torch.equal(trained, again) and torch.equal(trained, kept["trainer"].model.eval()(**ids).logits)
 
 
 def test_two_processes_give_the_losses_of_one(base, dataset, tmp_path):
