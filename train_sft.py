@@ -672,7 +672,9 @@ def build_inputs(script_args, training_args, model_args, run_args: RunArguments,
     digest = hashlib.sha256()
     for batch in train_rows.with_format("arrow").iter(1000):
         digest.update(repr(batch["input_ids"].to_pylist()).encode())
+    # Which rows: the first (whole + shortened + dropped) of the split, shuffled with the seed.
     rows = {"sha256": digest.hexdigest()[:16], "split_rows": len(split), "rows": len(train_rows), **fates}
+    rows["seed"] = training_args.seed
     models = {"model": model, "processing_class": tokenizer, "peft_config": peft_config}
     data = {"train_dataset": train_rows, "eval_dataset": eval_rows, "problems": problems}
     return {**models, **data, "rows": rows, "step_rows": step_rows}

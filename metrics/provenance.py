@@ -1,5 +1,6 @@
 """Where a draft comes from: its nearest training rows, the words that it shares with them, citations it invented."""
 
+import logging
 import re
 from collections import defaultdict
 from itertools import count
@@ -8,6 +9,8 @@ import bm25s
 import datasets
 import evaluate
 import numpy as np
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG, and would tell of every index
 
 NGRAM = 8  # words; shorter ones are common property ("in this paper we propose a new method")
 CHUNK_WORDS = 2**20  # of the corpus, compared at a time: memory does not grow with the corpus

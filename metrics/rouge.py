@@ -2,11 +2,24 @@
 
 import datasets
 import evaluate
-from rouge_score import rouge_scorer
+import numpy as np
+from rouge_score import rouge_scorer, tokenizers
+
+KINDS = ("rouge1", "rouge2", "rougeL")
 
 
 class Rouge(evaluate.Metric):
-    """`compute(predictions=[str], references=[str])` gives `{"rouge1": 0…1, "rouge2": 0…1, "rougeL": 0…1}`."""
+    """
+    `compute(predictions=[str], references=[str])` gives `{"rouge1": 0…1, "rouge2": 0…1, "rougeL": 0…1,
+    "num_not_measured": int}`.
+
+    rouge_score drops every character but ASCII letters and digits. A row of which nothing is left, of the reference or
+    of a draft that is not empty, is not measured: it counts in no mean, and where no row is measured the scores are
+    None. An empty draft scores 0.
+
+    `statistics` gives a row's three F-measures and whether it was measured, `(rows, 4)`; `from_totals` the scores of
+    their sum.
+    """
 
     def _info(self):
         return evaluate.MetricInfo(
@@ -19,7 +32,18 @@ class Rouge(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
-        kinds = ["rouge1", "rouge2", "rougeL"]
-        scorer = rouge_scorer.RougeScorer(kinds, use_stemmer=False)
-        rows = [scorer.score(reference, draft) for draft, reference in zip(predictions, references, strict=True)]
-        return {kind: sum(row[kind].fmeasure for row in rows) / len(rows) for kind in kinds}
+        rows = self.statistics(predictions, references)
+        return {**self.from_totals(rows.sum(axis=0)), "num_not_measured": int((rows[:, -1] == 0).sum())}
+
+    def statistics(self, predictions: list[str], references: list[str]) -> np.ndarray:
+        scorer, tokenizer = rouge_scorer.RougeScorer(KINDS), tokenizers.DefaultTokenizer()
+        rows = np.zeros((len(predictions), len(KINDS) + 1))
+        for row, draft, reference in zip(rows, predictions, references, strict=True):
+            if tokenizer.tokenize(reference) and (tokenizer.tokenize(draft) or not draft.strip()):
+                scores = scorer.score(reference, draft)
+                row[:] = [*(scores[kind].fmeasure for kind in KINDS), 1]
+        return rows
+
+    def from_totals(self, totals: np.ndarray) -> dict[str, float | None]:
+        *sums, measured = totals.tolist()
+        return {kind: value / measured if measured else None for kind, value in zip(KINDS, sums, strict=True)}
