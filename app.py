@@ -56,6 +56,8 @@ invents results and citations: **check everything before you use it.**
 CSS = """
 .gradio-container {max-width: 80rem !important; margin: 0 auto}
 .gradio-container:not(:has(#drafts .box)) #actions {display: none}
+#drafts, #drafts [data-testid="status-tracker"] {min-height: 3.5rem}
+#drafts [data-testid="status-tracker"] .error {display: none}
 #drafts .grid {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem;
   align-items: start}
 #drafts .draft {border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 1rem 1.25rem;

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -236,16 +235,16 @@ def test_greedy_drafts_and_the_bases_own_prompt(tuned, base):
         assert drawn.ids == new.tolist()
 
 
-def test_nobody_goes_on_writing_for_a_reader_who_left(tuned):
-    before = threading.active_count()
+def test_nobody_goes_on_writing_for_a_reader_who_left(tuned, monkeypatch):
+    steps, put = [], app.TokenStreamer.put
+    monkeypatch.setattr(app.TokenStreamer, "put", lambda self, value: (steps.append(1), put(self, value)))
+    others = set(threading.enumerate())
     reader = stream_drafts([tuned], PROBLEM, Settings(4, 0.7, 0.9, 42, 448), threading.Event())
     next(reader)
-    assert threading.active_count() == before + 1
+    [writer] = set(threading.enumerate()) - others
     reader.close()
-    deadline = time.monotonic() + 1
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    writer.join(timeout=30)
+    assert not writer.is_alive() and len(steps) < 100
 
 
 def test_what_goes_wrong_while_writing_reaches_the_reader(tuned, monkeypatch):
