@@ -372,14 +372,14 @@ def mark_up(text: str, spans: list[tuple[int, int, str]]) -> str:
     for begin, stop in zip(cuts, cuts[1:], strict=False):
         piece, kinds = escape(text[begin:stop]), {kind for start, end, kind in spans if start <= begin < end}
         if "citation" in kinds:
-            piece = f'<span class="citation" title="invented, unless you find it">{piece}</span>'
+            piece = f'<span class="citation" title="the model cannot look anything up: likely invented">{piece}</span>'
         pieces.append(f'<mark title="a training approach has these words">{piece}</mark>' if "run" in kinds else piece)
     return "".join(pieces)
 
 
 def render_draft(draft: Draft, seed: int) -> str:
     citations = sum(kind == "citation" for _, _, kind in draft.spans)
-    warning = f" · <span class='citation'>{citations} citation-like</span>, invented" if citations else ""
+    warning = f" · <span class='citation'>citations or links</span> to look up: {citations}" if citations else ""
     return (
         f'<section class="draft" aria-label="{escape(draft.heading)}"><h3>{escape(draft.heading)}</h3>'
         f'<p class="text">{mark_up(draft.text, draft.spans)}</p>'
