@@ -31,7 +31,7 @@ CITATION = re.compile(
         | \b[^\W\d_][\w'’-]*\s+et\s+al\b(?:\s?\.)?(?:\s?,?\s?\(?\s?{YEAR}\s?\)?)?)  # smith et al ., in lower case too
     | (?P<arxiv>(?i:arxiv\s?:\s?)(?:\d{{4}}\.\d{{4,5}}|[a-z-]+(?:\.[A-Z]{{2}})?/\d{{7}})(?:v\d+)?
         | \b\d\d(?:0[1-9]|1[0-2])\.\d{{5}}(?:v\d+)?\b)                      # arXiv:hep-th/9901001, 2101.00001
-    | (?P<link>https?://\S+)
+    | (?P<link>https?://\S*[^\s.,;:!?)\]])
     """,
     re.VERBOSE,
 )

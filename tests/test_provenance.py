@@ -150,6 +150,8 @@ def test_citations_are_counted_without_overlap():
     text = "Smith et al. (2019) and [1, 2] use @xcite; see (Wu, 2020) at https://a.b/c."
     kinds = [kind for _, _, kind in PROVENANCE.find_citations(text)]
     assert kinds == ["author_year", "number", "placeholder", "author_year", "link"]
+    start, end, _ = PROVENANCE.find_citations(text)[-1]
+    assert text[start:end] == "https://a.b/c", "without the full stop"
 
 
 def test_compute_gives_the_means_over_drafts():
