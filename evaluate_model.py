@@ -44,7 +44,6 @@ METRICS = Path(__file__).resolve().parent / "metrics"
 SCORES = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "bertscore_f1")
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}  # the report's
 INSTRUCTION = "Write the approach section of a research abstract, one paragraph, for this research problem:\n"
-RESAMPLES = 10_000
 
 
 @dataclass
@@ -78,13 +77,14 @@ class EvaluationArguments:
         default=None,
         metadata={"help": "Which layer's output to compare, for an encoder that bert-score does not know."},
     )
+    num_resamples: int = field(default=10_000, metadata={"help": "Resamples of the rows for intervals and p-values."})
     report_to: str = field(
         default="none", metadata={"help": "Also to Weights & Biases.", "choices": ["none", "wandb"]}
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace an output folder that is not empty."})
 
     def __post_init__(self):
-        for name in ("num_examples", "num_validation", "max_new_tokens", "batch_size"):
+        for name in ("num_examples", "num_validation", "max_new_tokens", "batch_size", "num_resamples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
         if self.num_seeds < 0:
@@ -516,7 +516,7 @@ def score_all(args: EvaluationArguments, sets: list[dict], best: dict, rows: lis
 
     references, problems = ([row[name] for row in rows] for name in ("approach", "problem"))
     rng = np.random.default_rng(0)  # the same draws for every system, so that differences are paired
-    draws = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=RESAMPLES)
+    draws = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=args.num_resamples)
     whole = np.ones((1, len(rows)))
     measured = np.all([~np.isnan(entry["bits"][:, 0]) for entry in sets if entry["bits"] is not None], axis=0)
     systems, points, resamples = {}, {}, {}
@@ -737,6 +737,8 @@ def print_table(scores: dict) -> None:
 
 
 def main(args: EvaluationArguments) -> None:
+    # Before torch is imported: threads that wait then leave the cores to others. Drafting is many short steps.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from accelerate import PartialState
 
     state, output_dir = PartialState(), Path(args.output_dir)
@@ -761,7 +763,7 @@ def main(args: EvaluationArguments) -> None:
             "bertscore": metrics["bertscore"].hash,
         },
         "texts_beyond_encoder": metrics["bertscore"].count_truncated([row["approach"] for row in rows]),
-        "resamples": RESAMPLES,
+        "resamples": args.num_resamples,
         "versions": {
             name: version(name)
             for name in ("torch", "transformers", "sacrebleu", "rouge-score", "bert-score", "bm25s")
@@ -777,7 +779,7 @@ def main(args: EvaluationArguments) -> None:
     if args.report_to == "wandb":
         log_to_wandb(scores, predictions)
     print_table(scores)
-    print(f"\nWrote {output_dir}. Next: python write_report.py {output_dir} …")
+    print(f"\nWrote {output_dir}: scores.json and predictions.jsonl. Next: python write_report.py {output_dir}")
 
 
 def parse_arguments(argv: list[str] | None = None) -> EvaluationArguments:

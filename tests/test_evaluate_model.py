@@ -25,9 +25,8 @@ def encoder() -> str:
 
 
 @pytest.fixture
-def arguments(merged, base, dataset, encoder, tmp_path, monkeypatch) -> dict:
-    """A quick evaluation: few rows, short drafts, one sampled run, few resamples."""
-    monkeypatch.setattr(evaluate_model, "RESAMPLES", 200)
+def arguments(merged, base, dataset, encoder, tmp_path) -> dict:
+    """A quick evaluation: few rows, short drafts, few resamples."""
     return {
         "model_name_or_path": [str(merged)],
         "baseline_model_name_or_path": str(base),
@@ -35,6 +34,7 @@ def arguments(merged, base, dataset, encoder, tmp_path, monkeypatch) -> dict:
         "output_dir": str(tmp_path / "scores"),
         "num_examples": 5,
         "num_validation": 2,
+        "num_resamples": 200,
         "num_seeds": 2,
         "max_new_tokens": 12,
         "batch_size": 2,
@@ -339,10 +339,10 @@ def test_two_processes_killed_and_started_again_write_the_bytes_of_one(arguments
     whole = {path.name: path.read_bytes() for path in (tmp_path / "scores").iterdir()}
     values = {**arguments, "model_name_or_path": arguments["model_name_or_path"][0], "output_dir": tmp_path / "again"}
     command = [str(part) for name, value in values.items() for part in (f"--{name}", value)]
-    # A few resamples, as in this process; the first start dies after its third batch, the second counts batches.
+    # The first start dies after its third batch, the second counts batches.
     (tmp_path / "start.py").write_text(
         "import os, evaluate_model as e\n"
-        "e.RESAMPLES, append, left = 200, e.PartialDrafts.append, [int(os.environ['BATCHES'])]\n"
+        "append, left = e.PartialDrafts.append, [int(os.environ['BATCHES'])]\n"
         "def count(self, *a):\n"
         "    append(self, *a)\n"
         "    print('BATCH')\n"

@@ -1,8 +1,10 @@
-"""The four scripts one after the other, as a user runs them: real abstracts and a real base, only for less long."""
+"""The scripts one after the other, as a user runs them: real abstracts and a real base, only for less long."""
 
 import json
 
 from conftest import run_script
+
+import evaluate_model
 
 
 def test_real_abstracts_to_scores(real_data, tmp_path):
@@ -23,8 +25,11 @@ def test_real_abstracts_to_scores(real_data, tmp_path):
         (
             *("evaluate_model.py", "--model_name_or_path", model, "--baseline_model_name_or_path", base),
             *("--dataset_name", pairs, "--num_examples", 4, "--max_new_tokens", 32, "--output_dir", scores),
-            *("--bertscore_model", encoder, "--bertscore_num_layers", 6),
+            *("--bertscore_model", encoder, "--bertscore_num_layers", 6, "--num_validation", 2, "--num_seeds", 1),
+            *("--num_resamples", 500),
         ),
+        ("write_report.py", scores, "--run", adapter),
+        ("draft_approach.py", "--model", model, "--max_new_tokens", 16, "The critical temperature is not understood."),
     ]
     for command in commands:
         result = run_script(*command, launch="cpu.yaml" if command[0] == "train_sft.py" else None)
@@ -35,5 +40,6 @@ def test_real_abstracts_to_scores(real_data, tmp_path):
     assert after < before - 0.05, "eight steps move the validation loss of the real base by more than that"
     result = json.loads((scores / "scores.json").read_text(encoding="utf-8"))
     assert result["num_examples"] == 4
-    for system in ("fine-tuned", "base"):
-        assert {"bleu", "rougeL", "bertscore_f1"} <= result["systems"][system].keys()
+    for system in ("fine-tuned", "base", "base, tags as text"):
+        assert set(evaluate_model.SCORES) <= result["systems"][system]["decodings"]["greedy"]["scores"].keys()
+    assert "drafts for 4 problems" in (scores / "report.html").read_text(encoding="utf-8")
