@@ -1,0 +1,64 @@
+"""
+How much faster `evaluate_model.py` drafts in batches sorted by length than one problem after the other.
+
+The same greedy drafts by the same model, in one run, the order of the batch sizes turned round at every repeat; the
+median of the repeats. Also how many drafts differ from those made one by one: near-ties fall either way.
+
+    python benchmarks/drafting.py --model MODEL --dataset_name PAIRS --num_examples 100 --output FILE.json
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def main(args: argparse.Namespace) -> None:
+    import torch
+
+    from evaluate_model import Drafter, EvaluationArguments, PartialDrafts, load_rows
+
+    data = EvaluationArguments([args.model], args.model, args.dataset_name, "none")
+    prompts = [row["prompt"] for row in load_rows(data, "test", args.num_examples)]
+    sizes, seconds, drafts = [1, *args.batch_sizes], {}, {}
+    for repeat in range(args.repeats):
+        for size in sizes if repeat % 2 == 0 else reversed(sizes):
+            drafter = Drafter(args.model, batch_size=size)
+            with tempfile.TemporaryDirectory() as folder:
+                started = time.monotonic()
+                drafts[size] = drafter.draft(prompts, PartialDrafts(Path(folder) / "scores"))
+                seconds.setdefault(size, []).append(time.monotonic() - started)
+    rows = []
+    print(f"\n{'batch':>6}{'seconds':>10}{'drafts/s':>10}{'other drafts':>14}{'to one by one':>15}")
+    for size in sizes:
+        median = statistics.median(seconds[size])
+        other = sum(a["prediction"] != b["prediction"] for a, b in zip(drafts[1], drafts[size], strict=True))
+        row = {
+            "batch_size": size,
+            "seconds": median,
+            "differing": other,
+            "ratio": statistics.median(seconds[1]) / median,
+        }
+        print(f"{size:6}{median:10.1f}{len(prompts) / median:10.2f}{other:14}{row['ratio']:15.2f}")
+        rows.append(row)
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    found = {"machine": machine, "threads": torch.get_num_threads(), "examples": len(prompts), "rows": rows}
+    if args.output:
+        Path(args.output).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="The model that drafts.")
+    parser.add_argument("--dataset_name", required=True, help="Pairs that prepare_dataset.py wrote.")
+    parser.add_argument("--num_examples", type=int, default=100, help="Problems to draft for.")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[16, 32, 64], help="Sizes beside one by one.")
+    parser.add_argument("--repeats", type=int, default=3, help="Runs of each.")
+    parser.add_argument("--output", help="Also write the rows as JSON.")
+    main(parser.parse_args())
