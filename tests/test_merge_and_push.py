@@ -1,17 +1,21 @@
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 from conftest import ROOT, assert_one_clear_line, make_base, run_script, training_arguments
+from datasets import load_dataset
 from hub_server import HubServer
 from peft import AutoPeftModelForCausalLM
+from peft.tuners.lora import LoraModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import train_sft
-from merge_and_push import MAX_LOGIT_DIFFERENCE, TAGS, MergeArguments, main
+from merge_and_push import MAX_LOGIT_DIFFERENCE, TAGS, MergeArguments, fingerprint, main, parting_gap
 
 
 def merge(adapter, output_dir, **arguments):
@@ -49,7 +53,7 @@ def test_merged_folder_is_whole_and_holds_safetensors_alone(merged, tmp_path_fac
     }
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
     for path in merged.iterdir():
-        if path.suffix != ".safetensors":
+        if path.suffix not in (".safetensors", ".png"):
             assert str(tmp_path_factory.getbasetemp()) not in path.read_text(encoding="utf-8"), path.name
 
 
@@ -125,6 +129,189 @@ def test_a_tokenizer_without_the_tags_is_refused(trained, base, tmp_path):
         (adapter / name).write_bytes((base / name).read_bytes())
     with pytest.raises(SystemExit, match="its tokenizer lacks <problem>"):
         merge(adapter, tmp_path / "model")
+
+
+def change_run(adapter, **changes):
+    path = adapter / "run.json"
+    run = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    path.write_text(json.dumps(run), encoding="utf-8")
+
+
+def make_variant(base, folder, seed=0, **changes):
+    """A base with the tokenizer of `base` and another configuration or other weights."""
+    config = AutoConfig.from_pretrained(base)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    torch.manual_seed(seed)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    for path in base.glob("tokenizer*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"hidden_size": 64}, {"num_hidden_layers": 3}, {"num_hidden_layers": 1}, {"vocab_size": 300}],
+    ids=["wider", "deeper", "shallower", "fewer tokens"],
+)
+def test_a_base_of_another_size_is_refused_by_name(trained, base, tmp_path, changes):
+    other = make_variant(base, tmp_path / "other", **changes)
+    with pytest.raises(SystemExit, match=f"does not fit base {other}"):
+        merge(trained.adapter, tmp_path / "model", base_model_name_or_path=str(other))
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_a_base_of_another_revision_is_refused_by_its_fingerprint(trained, base, tmp_path):
+    adapter = copy_adapter(trained, tmp_path / "adapter")
+    change_run(adapter, base={"name": "base", "revision": None, "fingerprint": fingerprint(str(base), None)})
+    other = make_variant(base, tmp_path / "other", seed=1)
+    with pytest.raises(SystemExit, match=f"base {other} is not the one that the adapter was trained on, base"):
+        merge(adapter, tmp_path / "model", base_model_name_or_path=str(other))
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(tmp_path / "split", max_shard_size="20KB")
+    assert len(list((tmp_path / "split").glob("*.safetensors"))) > 1
+    merge(adapter, tmp_path / "model", base_model_name_or_path=str(tmp_path / "split"))
+
+
+def test_one_flipped_bit_of_the_adapter_is_refused(trained, tmp_path):
+    adapter = copy_adapter(trained, tmp_path / "adapter")
+    path = adapter / "adapter_model.safetensors"
+    data = bytearray(path.read_bytes())
+    change_run(adapter, files={path.name: hashlib.sha256(data).hexdigest()})
+    data[-2] ^= 1  # in the mantissa of the last weight: still a number
+    path.write_bytes(data)
+    with pytest.raises(SystemExit, match="adapter_model.safetensors is not the file that training wrote"):
+        merge(adapter, tmp_path / "model")
+
+
+def test_an_adapter_that_is_no_number_or_no_file_is_refused_without_a_record_too(trained, tmp_path):
+    adapter = copy_adapter(trained, tmp_path / "adapter")
+    path = adapter / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = min(weights)
+    weights[name][0, 0] = float("inf")
+    save_file(weights, path)
+    with pytest.raises(SystemExit, match=f"{name} holds a value that is not a number"):
+        merge(adapter, tmp_path / "model")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(SystemExit, match="adapter_model.safetensors cannot be read"):
+        merge(adapter, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == [adapter]
+
+
+def test_a_quantised_base_is_refused_with_what_to_name_instead(trained, base, tmp_path):
+    other = make_variant(base, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (other / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(
+        SystemExit, match="other is quantised: name the unquantised one with --base_model_name_or_path"
+    ):
+        merge(trained.adapter, tmp_path / "model", base_model_name_or_path=str(other))
+
+
+def test_an_adapter_trained_on_a_4_bit_base_merges_into_the_full_one(dataset, tmp_path):
+    base = make_base(tmp_path / "base")
+    quantised = ("--load_in_4bit", "true", "--max_steps", "2")
+    train_sft.main(*training_arguments(base, dataset, tmp_path / "adapter", *quantised))
+    merge(tmp_path / "adapter", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    assert "quantization_config" not in config and config["dtype"] == "float32"
+    merged, full = (AutoModelForCausalLM.from_pretrained(folder) for folder in (tmp_path / "model", base))
+    name = "model.layers.0.mlp.up_proj.weight"  # no LoRA layer: the full base's own, to the bit
+    assert torch.equal(merged.get_parameter(name), full.get_parameter(name))
+
+
+def test_a_whole_model_is_no_adapter_and_says_how_to_publish_it(merged, tmp_path):
+    with pytest.raises(SystemExit, match=f"is already a whole model: publish it with --push_only {merged}"):
+        merge(merged, tmp_path / "model")
+
+
+def test_greedy_drafts_may_part_at_a_near_tie_alone():
+    step = torch.tensor([1.0, 0.99995, 0.5])
+    ours = [([0, 0, 2], [step, step, step])]
+    assert parting_gap(ours, ours) == 0
+    assert parting_gap(ours, [([0, 1, 1], [])]) == pytest.approx(5e-5, abs=1e-6)  # what follows is of no account
+    assert parting_gap(ours, [([0, 2, 2], [])]) == pytest.approx(0.5)
+
+
+def test_a_merge_that_goes_wrong_is_refused_and_nothing_is_written(trained, tmp_path, monkeypatch):
+    right = LoraModel.merge_and_unload
+
+    def wrong(self, **arguments):
+        model = right(self, **arguments)
+        with torch.no_grad():
+            model.model.layers[0].mlp.up_proj.weight[0, 0] += 1
+        return model
+
+    monkeypatch.setattr(LoraModel, "merge_and_unload", wrong)
+    with pytest.raises(SystemExit, match="merged and adapter on base differ by .*: nothing written"):
+        merge(trained.adapter, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_cast_is_measured_and_read_back(trained, dataset, tmp_path, dtype):
+    merge(trained.adapter, tmp_path / "model", dtype=dtype, dataset_name=str(dataset))
+    report = json.loads((tmp_path / "model" / "merge.json").read_text(encoding="utf-8"))
+    cast = report["cast"]
+    assert report["dtype"] == dtype and report["difference_reloaded"] == 0 and cast["rows"] == 6
+    assert cast["loss_before"] != cast["loss_after"] and 0 <= cast["argmax_changes"] < cast["positions"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    tokenizer, losses = AutoTokenizer.from_pretrained(tmp_path / "model"), []
+    for row in load_dataset(str(dataset), split="validation"):
+        ids = tokenizer(row["prompt"] + row["completion"], return_tensors="pt")["input_ids"]
+        start = len(tokenizer(row["prompt"])["input_ids"])
+        with torch.inference_mode():
+            scores = model(ids).logits[0].log_softmax(-1)
+        losses += [-scores[i - 1, ids[0, i]].item() for i in range(start, ids.shape[1])]
+    assert sum(losses) / len(losses) == pytest.approx(cast["loss_after"], abs=2e-3)  # FP32 arithmetic on cast weights
+    assert model.get_parameter("lm_head.weight").to(getattr(torch, dtype)).float().equal(model.lm_head.weight)
+
+
+def test_a_cast_that_costs_too_much_is_refused(trained, dataset, tmp_path):
+    with pytest.raises(SystemExit, match="--dtype bfloat16 moves the loss on 6 validation rows .* nothing written"):
+        merge(trained.adapter, tmp_path / "model", dtype="bfloat16", dataset_name=str(dataset), max_cast_loss=0)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="--dtype bfloat16 needs --dataset_name"):
+        MergeArguments(adapter_path="a", output_dir=str(tmp_path / "b"), dtype="bfloat16")
+
+
+def test_a_dry_run_proves_and_writes_nothing(trained, tmp_path, capsys):
+    merge(trained.adapter, tmp_path / "model", dry_run=True)
+    assert "Largest logit difference: merged to adapter" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_nothing(trained, tmp_path):
+    """A file may not grow past 100 kB: writing the weights fails half way, as on a full disk."""
+    limited = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); import merge_and_push as m"
+    )
+    arguments = ["--adapter_path", str(trained.adapter), "--output_dir", str(tmp_path / "model")]
+    command = [sys.executable, "-c", f"{limited}; m.main(m.parse_arguments({arguments!r}))"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert_one_clear_line(result, 1, f"--output_dir {tmp_path / 'model'}", "nothing written")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_room_is_seen_before_anything_is_written(trained, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(SystemExit, match="GiB are needed, 0.0 GiB are free: nothing written"):
+        merge(trained.adapter, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generation_defaults_are_ours_and_the_stops_of_both(trained, base, tmp_path):
+    other = make_variant(base, tmp_path / "other")
+    settings = {"eos_token_id": [2, 5], "max_length": 2048, "temperature": 0.7, "do_sample": True}
+    (other / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    merge(trained.adapter, tmp_path / "model", base_model_name_or_path=str(other))
+    saved = json.loads((tmp_path / "model" / "generation_config.json").read_text(encoding="utf-8"))
+    saved.pop("transformers_version")
+    end = AutoTokenizer.from_pretrained(tmp_path / "model").eos_token_id
+    assert saved.items() >= {"bos_token_id": 1, "eos_token_id": [end, 2, 5], "pad_token_id": 2}.items()
+    assert saved["max_new_tokens"] == 448 and not saved.keys() & {"temperature", "do_sample", "max_length"}
 
 
 def push(hub, trained, tmp_path, hub_model_id: str):
