@@ -269,6 +269,7 @@ def set_generation_defaults(model, tokenizer) -> None:
         eos_token_id=list(dict.fromkeys([tokenizer.eos_token_id, *stops])),
         pad_token_id=tokenizer.pad_token_id,
         max_new_tokens=448,
+        do_sample=False,  # said aloud, or transformers' pipeline would sample
     )
 
 
@@ -570,7 +571,7 @@ likely tokens changed, and the loss on {{ merge.cast.rows }} validation rows wen
 | | |
 |---|---|
 {% for key, value in recipe.items() -%}
-| {{ key.replace("_", " ") }} | {{ value }} |
+| {{ key }} | {{ value }} |
 {% endfor %}
 {% endif %}
 
@@ -588,11 +589,12 @@ Not scored yet.
 those of `evaluate_model.py`.
 {%- if scores.bertscore_model %} BERTScore by `{{ scores.bertscore_model }}`.{% endif %}
 
-| system | decoding |{% for metric in measured %} {{ metrics[metric] }} |{% endfor %} ended by itself |
-|---|---|{{ "---|" * (measured | length + 1) }}
+| system | decoding |{% for metric in measured %} {{ metrics[metric] }} |{% endfor %} bits a byte | ended by itself |
+|---|---|{{ "---|" * (measured | length + 2) }}
 {% for system, decoding, result in scored -%}
 | {{ system }} | {{ decoding }} |
 {%- for metric in measured %} {{ shown(result.scores[metric], 2 if metric in ("bleu", "chrf") else 3) }} |{% endfor %}
+{{- " " ~ shown(scores.systems[system].bits_per_byte, 3) }} |
 {%- set ended = (result.behaviour or {}).share_ended %}
 {{- " %.0f %% |" | format(100 * ended) if ended is number else " – |" }}
 {% endfor %}
@@ -648,6 +650,13 @@ RECIPE += ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "bf16"
 RECIPE += ("seconds", "device", "processes", "peak_memory_gib", "torch", "transformers", "trl", "peft")
 
 
+def show(value: object) -> str:
+    """A recorded value as the card shows it."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def list_scores(scores: dict) -> list[tuple[str, str, dict]]:
     """Every system with every way it drafted and what was measured of it."""
     systems = scores.get("systems", {}).items()
@@ -688,8 +697,8 @@ def make_card(folder: Path, name: str, adapter: bool = False) -> str:
     base = merge.get("base") or run.get("base", {}).get("name") or "a base model"
     dataset = published.get("dataset") or recorded.get("name") or ""
     losses = [entry["eval_loss"] for entry in run.get("losses", []) if "eval_loss" in entry]
-    recorded_figures = {**run.get("arguments", {}), **run, **run.get("versions", {})}
-    recipe = {key: recorded_figures[key] for key in RECIPE if key in recorded_figures}
+    figures = {**run.get("arguments", {}), **run, **run.get("versions", {})}
+    recipe = {key.replace("_", " "): show(figures[key]) for key in RECIPE if figures.get(key) is not None}
     if losses:
         recipe["validation loss, nats a token"] = f"{losses[0]:.3f} → {losses[-1]:.3f}"
     try:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,13 +10,24 @@ import torch
 from conftest import ROOT, assert_one_clear_line, make_base, run_script, training_arguments
 from datasets import load_dataset
 from hub_server import HubServer
+from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from peft.tuners.lora import LoraModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import train_sft
-from merge_and_push import MAX_LOGIT_DIFFERENCE, TAGS, MergeArguments, fingerprint, main, parting_gap
+from merge_and_push import (
+    MAX_LOGIT_DIFFERENCE,
+    TAGS,
+    MergeArguments,
+    fingerprint,
+    main,
+    parting_gap,
+    public_name,
+    stage_adapter,
+    write_card,
+)
 
 
 def merge(adapter, output_dir, **arguments):
@@ -311,7 +323,153 @@ def test_generation_defaults_are_ours_and_the_stops_of_both(trained, base, tmp_p
     saved.pop("transformers_version")
     end = AutoTokenizer.from_pretrained(tmp_path / "model").eos_token_id
     assert saved.items() >= {"bos_token_id": 1, "eos_token_id": [end, 2, 5], "pad_token_id": 2}.items()
-    assert saved["max_new_tokens"] == 448 and not saved.keys() & {"temperature", "do_sample", "max_length"}
+    assert saved["max_new_tokens"] == 448 and saved["do_sample"] is False
+    assert not saved.keys() & {"temperature", "max_length"}
+
+
+def value(number, low=None, high=None):
+    return {"value": number, "low": low, "high": high}
+
+
+def make_scores(folder):
+    """What evaluate_model.py writes, of three systems, some of it not measured."""
+    greedy = {"scores": {"bleu": value(3.08, 2.5, 3.75), "chrf": value(None)}, "behaviour": {"share_ended": 0.92}}
+    sampled = {"scores": {"bleu": value(2.5), "rougeL": value(0.1567, 0.15, 0.16)}, "behaviour": {}}
+    systems = {
+        "fine-tuned": {"kind": "fine-tuned", "model": "model", "decodings": {"greedy": greedy, "sampled": sampled}},
+        "base": {"kind": "base", "model": "base", "decodings": {"greedy": {"scores": {"bleu": value(3.01)}}}},
+        "copy": {"kind": "no model", "model": None, "decodings": {"none": {"scores": {"bleu": value(0.4)}}}},
+    }
+    systems["fine-tuned"]["bits_per_byte"] = value(1.234, 1.2, 1.3)
+    pair = {"system": "fine-tuned", "baseline": "base", "decoding": "greedy", "metric": "bleu"}
+    drafts = {"fine-tuned": "We measure {{ noise }}.\nTwice.", "base": ""}
+    scores = {
+        "num_examples": 300,
+        "dataset": {"name": "alice/pairs", "split": "test", "revision": "c0ffee"},
+        "bertscore_model": "roberta-large",
+        "signatures": {"bleu": "nrefs:1|case:lc"},
+        "systems": systems,
+        "comparisons": [{**pair, "difference": 0.07, "low": -0.1, "high": 0.25, "p": 0.01, "p_holm": 0.04}],
+        "samples": [{"id": "1", "problem": "Noise is loud.", "reference": "We listen.", "drafts": drafts}],
+    }
+    folder.mkdir(parents=True)
+    (folder / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    return folder
+
+
+def test_a_card_from_the_merge_alone_parses_and_claims_no_score(merged, base):
+    card = ModelCard.load(merged / "README.md")
+    assert card.data.eval_results is None and "Not scored yet." in card.text
+    assert card.data.get("license") is None and card.data.get("base_model") is None, "nothing states them"
+    assert f"# Research approach drafts, from {base.name}" in card.text
+    assert "| steps | 4 |" in card.text and "![The loss curve](loss_curve.png)" in card.text
+    assert "it invents" in card.text.lower() and "novelty" in card.text
+
+
+def test_a_card_tells_the_scores_with_intervals_baselines_and_samples(merged, tmp_path):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    write_card(folder, "alice/model", str(make_scores(tmp_path / "scores")))
+    card = ModelCard.load(folder / "README.md")
+    for line in (
+        "| system | decoding | BLEU | ROUGE-L | bits a byte | ended by itself |",
+        "| fine-tuned | greedy | 3.08 [2.50, 3.75] | – | 1.234 [1.200, 1.300] | 92 % |",
+        "| fine-tuned | sampled | 2.50 | 0.157 [0.150, 0.160] | 1.234 [1.200, 1.300] | – |",
+        "| copy | none | 0.40 | – | – | – |",
+        "| fine-tuned − base | greedy | BLEU | 0.070 [-0.100, 0.250] | 0.0400 |",
+        "- bleu: `nrefs:1|case:lc`",
+        "> **fine-tuned.** We measure {{ noise }}. Twice.",
+        "> **base.** (nothing)",
+    ):
+        assert line in card.text.splitlines(), line
+    results = [(r.metric_type, r.metric_name, r.metric_value, r.dataset_revision) for r in card.data.eval_results]
+    assert results == [
+        ("bleu", "BLEU, greedy", 3.08, "c0ffee"),
+        ("bleu", "BLEU, sampled", 2.5, "c0ffee"),
+        ("rougeL", "ROUGE-L, sampled", 0.1567, "c0ffee"),
+    ]
+    assert (card.data.model_name, card.data.library_name) == ("model", "transformers")
+    before = (folder / "README.md").read_bytes()
+    write_card(folder, "alice/model", None)  # the scores are in the folder now
+    assert (folder / "README.md").read_bytes() == before
+    assert {path.name for path in folder.iterdir()} - {path.name for path in merged.iterdir()} == {"scores.json"}
+
+
+def test_a_card_states_names_and_licences_that_its_records_state(merged, tmp_path):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    report = {"source": {"name": "bob/abstracts", "license": "cc0-1.0"}, "hub": {"dataset": "alice/pairs"}}
+    (folder / "build_report.json").write_text(json.dumps(report), encoding="utf-8")
+    merge_report = json.loads((folder / "merge.json").read_text(encoding="utf-8"))
+    merge_report |= {"base": "alice/base", "base_license": "apache-2.0"}
+    (folder / "merge.json").write_text(json.dumps(merge_report), encoding="utf-8")
+    write_card(folder, "alice/model", None)
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.license, card.data.base_model, card.data.datasets) == (
+        "apache-2.0",
+        "alice/base",
+        ["alice/pairs"],
+    )
+    assert "under the licence that this source states: cc0-1.0" in card.text
+
+
+def test_the_merge_takes_the_licences_from_base_and_dataset(trained, base, dataset, tmp_path):
+    other, pairs = shutil.copytree(base, tmp_path / "other"), shutil.copytree(dataset, tmp_path / "pairs")
+    (other / "README.md").write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
+    report = json.loads((pairs / "build_report.json").read_text(encoding="utf-8"))
+    report["source"]["license"] = "cc0-1.0"
+    (pairs / "build_report.json").write_text(json.dumps(report), encoding="utf-8")
+    merge(trained.adapter, tmp_path / "model", base_model_name_or_path=str(other), dataset_name=str(pairs))
+    card = ModelCard.load(tmp_path / "model" / "README.md")
+    assert card.data.license == "apache-2.0" and "licence that this source states: cc0-1.0" in card.text
+
+
+def test_records_that_are_not_ours_end_in_one_line(merged, tmp_path):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    with pytest.raises(SystemExit, match="--scores .*: no scores.json that evaluate_model.py wrote"):
+        write_card(folder, "alice/model", str(tmp_path))
+    (tmp_path / "scores.json").write_text("{", encoding="utf-8")
+    with pytest.raises(SystemExit, match="scores.json is no JSON"):
+        write_card(folder, "alice/model", str(tmp_path / "scores.json"))
+    (tmp_path / "scores.json").write_text('{"systems": {"a": {"bleu": 1}}}', encoding="utf-8")
+    with pytest.raises(SystemExit, match="its records are not as our scripts write them"):
+        write_card(folder, "alice/model", str(tmp_path / "scores.json"))
+
+
+def run_snippet(card: str, name: str, folder, capsys) -> str:
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    assert f'"{name}"' in snippet
+    exec(snippet.replace(f'"{name}"', repr(str(folder))), {})
+    return capsys.readouterr().out.strip()
+
+
+def test_the_snippet_of_the_card_drafts(merged, capsys):
+    draft = run_snippet((merged / "README.md").read_text(encoding="utf-8"), merged.name, merged, capsys)
+    assert len(draft) > 10 and not any(tag in draft for tag in TAGS)
+
+
+def test_the_snippet_of_the_adapters_card_drafts_the_same_and_names_no_path(trained, merged, base, tmp_path, capsys):
+    stage_adapter(trained.adapter, "alice/adapter", tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == base.name
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "peft" and card.data.get("base_model") is None
+    content = card.content.replace(f'from_pretrained("{base.name}"', f"from_pretrained({str(base)!r}")
+    draft = run_snippet(content, "alice/adapter", tmp_path, capsys)
+    assert draft == run_snippet((merged / "README.md").read_text(encoding="utf-8"), merged.name, merged, capsys)
+
+
+@pytest.mark.parametrize(
+    "name, public",
+    [
+        ("alice/base", "alice/base"),
+        ("gpt2", "gpt2"),
+        ("/home/alice/models/base", "base"),
+        (r"C:\Users\alice\base", "base"),
+        ("../models/base", "base"),
+        ("~/models/base", "base"),
+    ],
+)
+def test_a_name_that_is_published_is_a_hub_id_or_a_last_name(name, public):
+    assert public_name(name) == public
 
 
 def push(hub, trained, tmp_path, hub_model_id: str):
