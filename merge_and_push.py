@@ -43,7 +43,7 @@ PROBLEMS = [
     "Rare variants are missed by association studies because few patients carry them.",
 ]
 PROMPTS = [f"<problem>{problem}</problem><approach>" for problem in PROBLEMS]
-MAX_LOGIT_DIFFERENCE = 1e-4  # FP32 merges differ by about 1e-6; a wrong scale or a missing row by far more
+MAX_LOGIT_DIFFERENCE = 1e-4  # FP32 merges differ by up to 1e-5; a wrong scale or a missing row by far more
 DRAFT_TOKENS = 16  # of each greedy continuation that is compared
 CAST_ROWS = 50
 SHARD_SIZE = "2GB"  # what saving holds in memory beside the model
@@ -199,7 +199,14 @@ def check_weights(folder: Path, run: dict) -> set[str]:
     return names
 
 
-def load_base(args: MergeArguments, name: str, revision: str | None, run: dict):
+def find_base(args: MergeArguments, config, run: dict) -> tuple[str, str | None]:
+    """The base's name and revision: the commit that training saw, where it is known, not what "main" is by now."""
+    if args.base_model_name_or_path:
+        return args.base_model_name_or_path, None
+    return config.base_model_name_or_path, run.get("base", {}).get("revision") or config.revision
+
+
+def load_base(name: str, revision: str | None, run: dict):
     """The base in FP32; ends with one line if it is quantised, or not the one that training saw."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -231,10 +238,8 @@ def load_adapter_on_base(args: MergeArguments, folder: Path):
     if missing := [tag for tag in TAGS if tag not in tokenizer.get_vocab()]:
         sys.exit(f"--adapter_path {args.adapter_path}: its tokenizer lacks {', '.join(missing)}")
     saved = check_weights(folder, run)
-    name = args.base_model_name_or_path or config.base_model_name_or_path
-    # The commit that training saw, where it is known, and not what "main" has become since.
-    revision = None if args.base_model_name_or_path else run.get("base", {}).get("revision") or config.revision
-    base = load_base(args, name, revision, run)
+    name, revision = find_base(args, config, run)
+    base = load_base(name, revision, run)
     misfit = f"--adapter_path {args.adapter_path} does not fit base {name}"
     indices = config.trainable_token_indices or {}
     rows = base.get_input_embeddings().weight.shape[0]
@@ -427,6 +432,8 @@ def merge(args: MergeArguments) -> None:
     """Merges, proves, and writes the folder; with `--dry_run` it only proves."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
 
     adapter, output_dir = find_adapter(args.adapter_path), Path(args.output_dir)
     run, build_report = read_json(adapter / "run.json"), read_build_report(args.dataset_name)
@@ -440,7 +447,7 @@ def merge(args: MergeArguments) -> None:
     with model.disable_adapter():
         base_words = [logits[:, words] for logits in read_logits(model, tokenizer, PROBLEMS)]
     config = model.peft_config["default"]
-    base = args.base_model_name_or_path or config.base_model_name_or_path
+    base, revision = find_base(args, config, run)
     model = model.merge_and_unload(safe_merge=True)
     expected = read(model, tokenizer)
     sizes = {
@@ -451,10 +458,10 @@ def merge(args: MergeArguments) -> None:
     }
     if len(set(sizes.values())) > 1:
         sys.exit(f"the sizes of the vocabulary differ: {sizes}: nothing written")
-    trained_on = {} if args.base_model_name_or_path else run.get("base", {})
+    recorded = None if args.base_model_name_or_path else run.get("base", {}).get("name")
     report = {
-        "base": trained_on.get("name") or public_name(base),
-        "base_revision": trained_on.get("revision"),
+        "base": recorded or public_name(base),
+        "base_revision": extract_commit_hash(cached_file(base, "config.json", revision=revision), None),
         "base_license": find_base_licence(base),
         "adapter": public_name(args.adapter_path),
         "dtype": args.dtype,
@@ -780,6 +787,8 @@ def refuse_secrets(files: list[Path]) -> None:
 
 def explain(error: BaseException) -> str:
     """What befell a request, in plain words."""
+    from huggingface_hub.errors import HTTPError
+
     while isinstance(error, RuntimeError) and error.__cause__:  # whatever befell the upload of a large file
         error = error.__cause__
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -795,8 +804,8 @@ def explain(error: BaseException) -> str:
         return known[status]
     if status is not None and status >= 500:
         return f"the Hub failed ({status})"
-    kind = type(error).__name__
-    return f"no connection to the Hub ({kind})" if "Connect" in kind or "Timeout" in kind else first_line(error)
+    is_transport = isinstance(error, HTTPError) and status is None
+    return f"no connection to the Hub ({first_line(error)})" if is_transport else first_line(error)
 
 
 def check_rights(api, repo_id: str) -> str | None:
@@ -870,7 +879,9 @@ def publish(folder: Path, repo_id: str, args: MergeArguments) -> None:
             raise PermissionError("no Hub token (`hf auth login`, or HF_TOKEN)")
         print(f"Published {upload(folder, repo_id, args.public)}")
     except (OSError, HTTPError, RuntimeError, KeyError, ValueError) as error:
-        sys.exit(f"Not published to {repo_id}: {explain(error)}. {model} is whole. To publish it later: {later}")
+        sys.exit(
+            f"Not published to {repo_id}: {explain(error).rstrip('.')}. {model} is whole. To publish it later: {later}"
+        )
 
 
 def check_model(folder: Path) -> None:

@@ -1,16 +1,27 @@
+import copy
+import functools
 import hashlib
 import json
+import os
+import platform
+import random
 import re
+import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from conftest import ROOT, assert_one_clear_line, make_base, run_script, training_arguments
 from datasets import load_dataset
-from hub_server import HubServer
-from huggingface_hub import ModelCard
+from hub_server import Blob, HubServer, Repo
+from huggingface_hub import HfApi, ModelCard, constants
 from peft import AutoPeftModelForCausalLM
 from peft.tuners.lora import LoraModel
 from safetensors.torch import load_file, save_file
@@ -23,11 +34,15 @@ from merge_and_push import (
     MergeArguments,
     fingerprint,
     main,
+    parse_arguments,
     parting_gap,
     public_name,
     stage_adapter,
     write_card,
 )
+
+# huggingface_hub 2.4.0 hands its uploads to httpx2 in a way that httpx2 deprecates
+uploads = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
 def merge(adapter, output_dir, **arguments):
@@ -74,6 +89,58 @@ def test_pipeline_answers_a_chat_message_with_an_approach(merged):
     answer = draft([{"role": "user", "content": "We study noise."}], max_new_tokens=20)[0]["generated_text"]
     assert [turn["role"] for turn in answer] == ["user", "assistant"]
     assert answer[-1]["content"] and not any(tag in answer[-1]["content"] for tag in TAGS)
+
+
+def draft_with_template(folder, problem: str, max_new_tokens: int) -> str:
+    """A draft by AutoModelForCausalLM and apply_chat_template, as the README has it."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    message = [{"role": "user", "content": problem}]
+    inputs = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    assert inputs["input_ids"].tolist() == [tokenizer(f"<problem>{problem}</problem><approach>")["input_ids"]]
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens)
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def test_every_client_drafts_the_same(merged, tmp_path):
+    """pipeline, the chat template by hand, and `transformers serve`, which is asked over HTTP on loopback."""
+    problem, length = "We study noise.", 20
+    ours = draft_with_template(merged, problem, length)
+    answer = pipeline("text-generation", model=str(merged))(
+        [{"role": "user", "content": problem}], max_new_tokens=length
+    )
+    assert answer[0]["generated_text"][-1]["content"] == ours
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    program = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "serve", str(merged), "--host", "127.0.0.1", "--port", port]
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    body = {"model": str(merged), "messages": [{"role": "user", "content": problem}], "max_tokens": length}
+    address = f"http://127.0.0.1:{port}"
+    asked = urllib.request.Request(
+        f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        wait_for(f"{address}/health", server)
+        with urllib.request.urlopen(asked, timeout=60) as reply:
+            told = json.loads(reply.read())
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    assert told["choices"][0]["message"] == {"role": "assistant", "content": ours}
+
+
+def wait_for(address: str, server: subprocess.Popen) -> None:
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(address, timeout=1).close()
+            return
+        except OSError:
+            assert server.poll() is None, "the server ended"
+            time.sleep(0.1)
+    raise AssertionError("the server does not answer")
 
 
 def test_the_end_tag_stops_a_draft(merged):
@@ -472,6 +539,266 @@ def test_a_name_that_is_published_is_a_hub_id_or_a_last_name(name, public):
     assert public_name(name) == public
 
 
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub that the script's functions talk to from this process, without waiting between their clients' retries."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with HubServer(users={"write-token": "alice"}, read_tokens={"read-token": "alice"}) as hub:
+        api = functools.partial(HfApi, endpoint=hub.endpoint, token="write-token")
+        monkeypatch.setattr(huggingface_hub, "HfApi", api)
+        monkeypatch.setattr(huggingface_hub, "get_token", lambda: "write-token")
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+        yield hub
+
+
+def publish(folder, repo_id="alice/model", **arguments):
+    main(MergeArguments(push_only=str(folder), hub_model_id=repo_id, **arguments))
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def shown(hub, repo_id="alice/model", revision="main") -> dict[str, bytes]:
+    files = hub.repo("model", repo_id).files(revision)
+    return {name: data for name, data in files.items() if name != ".gitattributes"}
+
+
+def make_sharded(merged, folder):
+    """The model of before: other weights, in several files, which a reader of the new one must not meet."""
+    shutil.copytree(merged, folder)
+    (folder / "model.safetensors").unlink()
+    model = AutoModelForCausalLM.from_pretrained(merged)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)
+    model.save_pretrained(folder, max_shard_size="60KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    return folder
+
+
+@uploads
+def test_publishing_is_one_commit_tagged_with_no_file_of_the_model_before(hub, merged, tmp_path, capsys):
+    publish(make_sharded(merged, tmp_path / "old"))
+    first = hub.repo("model", "alice/model").at()
+    folder = shutil.copytree(merged, tmp_path / "new")
+    (folder / "checkpoint-4").mkdir()
+    for name in ("notes.txt", "optimizer.pt", "checkpoint-4/model.safetensors", ".hidden.json"):
+        (folder / name).write_bytes(b"no business of the Hub")
+    publish(folder)
+    names = {path.name for path in merged.iterdir()}
+    assert shown(hub) == {name: data for name, data in contents(merged).items() if name != "README.md"} | {
+        "README.md": (folder / "README.md").read_bytes()
+    }
+    repository = hub.repo("model", "alice/model")
+    assert len(repository.commits) == 3 and repository.private and repository.at().parent == first.sha
+    assert len(repository.tags) == 2 and repository.at().sha in repository.tags.values()
+    assert f"tag {list(repository.tags)[-1]}" in capsys.readouterr().out and shown(hub).keys() == names
+    publish(folder)
+    assert len(repository.commits) == 3 and len(repository.tags) == 2, "the same again is no commit"
+
+
+@uploads
+def test_scores_reach_the_card_that_is_published(hub, merged, tmp_path):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    publish(folder)
+    publish(folder, scores=str(make_scores(tmp_path / "scores")))
+    card = ModelCard(shown(hub)["README.md"].decode())
+    assert "| base | greedy | 3.01 |" in card.text and card.data.eval_results[0].metric_value == 3.08
+    assert 'model="alice/model"' in card.text and "scores.json" in shown(hub)
+    assert hub.count("PUT", "^/lfs/") == len({*folder.glob("*.safetensors"), *folder.glob("*.png")}), "sent once"
+
+
+@uploads
+def test_nothing_that_is_published_tells_of_this_machine(hub, trained, merged, tmp_path):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    publish(folder, adapter_path=str(trained.adapter), hub_adapter_id="alice/adapter")
+    for repository in ("alice/model", "alice/adapter"):
+        for name, data in shown(hub, repository).items():
+            for secret in (str(tmp_path.parent), str(Path.home()) + "/", "write-token"):
+                assert secret.encode() not in data, f"{repository} {name} tells {secret}"
+            if name.endswith((".json", ".md")) and name != "tokenizer.json":  # a vocabulary may hold any word
+                assert not re.search(rf"\b{re.escape(platform.node())}\b", data.decode()), f"{name} tells the host"
+    assert "adapter_model.safetensors" in shown(hub, "alice/adapter")
+    (folder / "run.json").write_text(json.dumps({"base": {"name": "/home/alice/base"}}), encoding="utf-8")
+    with pytest.raises(SystemExit, match="Not published: .*run.json holds a path on this machine"):
+        publish(folder)
+    (folder / "run.json").write_text(json.dumps({"token": "hf_" + "a" * 34}), encoding="utf-8")
+    with pytest.raises(SystemExit, match="Not published: .*run.json holds a Hub token"):
+        publish(folder)
+
+
+@uploads
+def test_a_public_repository_is_published_to_when_asked_alone(hub, merged, tmp_path):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    publish(folder, "alice/open", public=True)
+    assert not hub.repo("model", "alice/open").private
+    with pytest.raises(SystemExit, match="the repository is public: add --public"):
+        publish(folder, "alice/open")
+
+
+@uploads
+def test_what_arrives_damaged_is_noticed_and_not_tagged(hub, merged, tmp_path, monkeypatch):
+    apply = Repo.apply
+
+    def damage(self, files, key, path, **value):
+        apply(self, files, key, path, **value)
+        if path == "model.safetensors":
+            files[path] = Blob(files[path].data[:-1] + b"#", is_lfs=True)
+
+    monkeypatch.setattr(Repo, "apply", damage)
+    with pytest.raises(SystemExit, match="read back, model.safetensors is not what was sent"):
+        publish(shutil.copytree(merged, tmp_path / "model"))
+    assert hub.repo("model", "alice/model").tags == {}
+
+
+@pytest.mark.parametrize(
+    "fault, where, words",
+    [
+        (401, "whoami", "the Hub does not accept the token"),
+        (403, "/commit/", "the token may not write there"),
+        (409, "/commit/", "the Hub is busy with another change"),
+        (412, "/commit/", "somebody else changed the repository"),
+        (429, "/commit/", "the Hub asks for a pause"),
+        (500, "/tag/", r"the Hub failed \(500\)"),
+        (403, "^/lfs/", "the token may not write there"),
+        ("drop", "/commit/", "no connection to the Hub"),
+    ],
+)
+@uploads
+def test_a_failure_is_told_in_one_line_with_the_command_to_finish(hub, merged, tmp_path, fault, where, words):
+    folder, scores = shutil.copytree(merged, tmp_path / "model"), make_scores(tmp_path / "scores")
+    hub.fail(fault, path=where, times=9)
+    with pytest.raises(SystemExit, match=f"Not published to alice/model: {words}") as caught:
+        publish(folder, scores=str(scores))
+    line = caught.value.code
+    assert "\n" not in line and f"{folder} is whole" in line
+    later = shlex.split(line.partition("later: python merge_and_push.py ")[2])
+    hub.recover()
+    main(parse_arguments(later))
+    assert shown(hub) == contents(folder)
+
+
+@pytest.mark.parametrize(
+    "token, repo_id, words",
+    [
+        (None, "alice/model", "no Hub token (`hf auth login`, or HF_TOKEN)"),
+        ("read-token", "alice/model", "the token is read-only: make one with write access"),
+        ("write-token", "bob/model", "the name bob is not yours: you are alice"),
+        ("unknown-token", "alice/model", "the Hub does not accept the token"),
+    ],
+)
+def test_a_token_that_will_not_do_is_told_in_one_line(merged, tmp_path, token, repo_id, words):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    with HubServer(users={"write-token": "alice"}, read_tokens={"read-token": "alice"}) as hub:
+        result = push_only(hub.environment(token=token, home=tmp_path / "home"), folder, repo_id)
+        assert hub.repos == {}
+    assert_one_clear_line(result, 1, f"Not published to {repo_id}: {words}", f"--push_only {folder} --hub_model_id")
+    assert (folder / "model.safetensors").read_bytes() == (merged / "model.safetensors").read_bytes()
+
+
+def test_no_network_is_told_in_one_line(merged, tmp_path):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    with HubServer(users={}) as gone:
+        environment = gone.environment(token="write-token", home=tmp_path / "home")
+    result = push_only(environment, folder, "alice/model")
+    assert_one_clear_line(result, 1, "no connection to the Hub", f"{folder} is whole")
+    result = push_only({**environment, "HF_HUB_OFFLINE": "1"}, folder, "alice/model")
+    assert_one_clear_line(result, 1, "offline", f"{folder} is whole")
+
+
+def push_only(environment, folder, repo_id):
+    command = [sys.executable, "merge_and_push.py", "--push_only", str(folder), "--hub_model_id", repo_id]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_what_may_be_published_is_checked_before_anything_is_sent(merged, trained, tmp_path, capsys):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    publish(folder, dry_run=True)
+    listed = capsys.readouterr().out
+    assert "model.safetensors" in listed and "Dry run: nothing published to alice/model" in listed
+    (folder / "merge.json").unlink()
+    publish(folder, dry_run=True)  # a model that was trained whole has a run.json alone
+    (folder / "run.json").unlink()
+    with pytest.raises(SystemExit, match="holds no model of our scripts"):
+        publish(folder)
+    with pytest.raises(SystemExit, match="holds no whole model"):
+        publish(trained.adapter)
+    for arguments, words in (
+        ({}, "name --adapter_path and --output_dir"),
+        ({"push_only": "a"}, "publishing needs --hub_model_id user/name, got None"),
+        ({"push_only": "a", "hub_model_id": "b/c", "hub_adapter_id": "b/c"}, "must be another user/name, got b/c"),
+        ({"push_only": "a", "hub_model_id": "b/c", "hub_adapter_id": "b/d"}, "--hub_adapter_id needs --adapter_path"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            MergeArguments(**arguments)
+
+
+def make_schedule(seed: int) -> list[dict]:
+    """Two to four things that go wrong with a publish, somewhere among its dozen requests."""
+    rng = random.Random(seed)
+    faults = [401, 403, 409, 429, 500, "drop", "lost", "truncate"]
+    places = ["", "", "", "^/lfs/", "/commit/", "/tag/", "/preupload/", "/objects/batch", "/tree/"]
+    return [
+        {
+            "fault": rng.choice(faults),
+            "path": (place := rng.choice(places)),
+            "skip": rng.randrange(16) if not place else rng.randrange(2),
+            "times": rng.choice([1, 2, 7]),
+        }
+        for _ in range(rng.randint(2, 4))
+    ]
+
+
+def survive(hub, old, new, seeds) -> None:
+    """main is the old model or the new one after every schedule, and a second run finishes without sending twice."""
+    publish(old)
+    begun = hub.repo("model", "alice/model")
+    states, failures = {"old": contents(old), "new": contents(new)}, 0
+    for seed in seeds:
+        repo_id = f"alice/model-{seed}"
+        repository = hub.repos["model", repo_id] = copy.deepcopy(begun)
+        repository.name = repo_id
+        write_card(new, repo_id, None)
+        states["new"] = contents(new)
+        for rule in make_schedule(seed):
+            hub.fail(**rule)
+        try:
+            publish(new, repo_id)
+        except SystemExit as ended:
+            failures += 1
+            assert "\n" not in ended.code and "is whole. To publish it later: python merge_and_push.py" in ended.code
+        hub.recover()
+        assert shown(hub, repo_id) in states.values(), f"seed {seed}: main is neither the old model nor the new one"
+        arrived, before = set(repository.uploads), len(hub.requests)
+        publish(new, repo_id)
+        assert shown(hub, repo_id) == states["new"], f"seed {seed}"
+        sent = {path.split("/")[2] for method, path in hub.requests[before:] if method == "PUT"}
+        assert not sent & arrived, f"seed {seed}: sent again what had arrived"
+        assert repository.at().sha in repository.tags.values(), f"seed {seed}: not tagged"
+        assert len(repository.commits) == len(begun.commits) + 1, f"seed {seed}: more than one commit"
+    assert failures > len(seeds) / 2, "schedules that hardly ever fail prove little"
+
+
+def both_models(merged, tmp_path):
+    """Two models that load, so that a main which holds the files of either loads, too."""
+    old, new = make_sharded(merged, tmp_path / "old"), shutil.copytree(merged, tmp_path / "new")
+    for folder in (old, new):
+        assert AutoModelForCausalLM.from_pretrained(folder) and AutoTokenizer.from_pretrained(folder)
+    return old, new
+
+
+@uploads
+def test_whatever_request_fails_main_is_the_old_model_or_the_new_one(hub, merged, tmp_path):
+    survive(hub, *both_models(merged, tmp_path), range(15))
+
+
+@pytest.mark.slow
+@uploads
+def test_two_hundred_schedules_of_faults(hub, merged, tmp_path):
+    survive(hub, *both_models(merged, tmp_path), range(200))
+
+
 def push(hub, trained, tmp_path, hub_model_id: str):
     places = ["--adapter_path", str(trained.adapter), "--output_dir", str(tmp_path / "model")]
     command = [sys.executable, "merge_and_push.py", *places, "--push_to_hub", "--hub_model_id", hub_model_id]
@@ -488,12 +815,3 @@ def test_the_model_reaches_the_hub_whole_and_private_in_one_commit(trained, tmp_
         local = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
         uploaded = repository.files("main")
         assert {name: uploaded[name] for name in local} == local
-
-
-def test_a_name_of_somebody_else_ends_in_one_line_and_keeps_the_model(trained, tmp_path):
-    with HubServer(users={"write-token": "alice"}) as hub:
-        result = push(hub, trained, tmp_path, "bob/model")
-    assert_one_clear_line(result, 1, "Not published to bob/model", "is whole")
-    assert (tmp_path / "model" / "model.safetensors").exists()
-    with pytest.raises(ValueError, match="needs --hub_model_id user/name"):
-        MergeArguments(adapter_path="a", output_dir=str(tmp_path / "b"), push_to_hub=True, hub_model_id="my model")
