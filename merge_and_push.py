@@ -81,6 +81,7 @@ class MergeArguments:
         metadata={"help": "The training dataset, folder or Hub id: for its licence, and for the loss around a cast."},
     )
     max_cast_loss: float = field(
+        # 25 times what bfloat16 costs the 9 M base, and a fifth of the smallest gain that a run of ours has had.
         default=0.01,
         metadata={"help": "Largest change of the validation loss, in nats a token, that --dtype may cause."},
     )
@@ -115,6 +116,8 @@ class MergeArguments:
         publishes = self.push_to_hub or self.push_only is not None
         if publishes and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub_model_id or ""):
             raise ValueError(f"publishing needs --hub_model_id user/name, got {self.hub_model_id}")
+        if self.scores is not None and not (Path(self.scores) / "scores.json").is_file():
+            raise ValueError(f"--scores {self.scores} holds no scores.json: name a folder of evaluate_model.py")
         if self.hub_adapter_id is not None:
             if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub_adapter_id) or self.hub_adapter_id == self.hub_model_id:
                 raise ValueError(f"--hub_adapter_id must be another user/name, got {self.hub_adapter_id}")
@@ -211,17 +214,17 @@ def load_base(name: str, revision: str | None, run: dict):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    hint = "name another with --base_model_name_or_path"
     try:
         if getattr(AutoConfig.from_pretrained(name, revision=revision), "quantization_config", None):
             sys.exit(f"base {name} is quantised: name the unquantised one with --base_model_name_or_path")
-        expected = run.get("base", {}).get("fingerprint")
+        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
+        expected = run.get("base", {}).get("fingerprint")  # read once the weights are there, fetched or not
         if expected and fingerprint(name, revision) not in (None, expected):
             trained_on = " ".join(filter(None, (run["base"]["name"], run["base"].get("revision"))))
             sys.exit(f"base {name} is not the one that the adapter was trained on, {trained_on}: its weights differ")
-        return AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
+        return model
     except (OSError, ValueError) as error:
-        sys.exit(f"base {name}: {first_line(error)} ({hint})")
+        sys.exit(f"base {name}: {first_line(error)} (name another with --base_model_name_or_path)")
 
 
 def load_adapter_on_base(args: MergeArguments, folder: Path):
@@ -331,14 +334,18 @@ def prove(ours: tuple[list, list], theirs: tuple[list, list], names: str) -> flo
     return difference
 
 
+def find_dataset(args: MergeArguments, run: dict) -> dict:
+    """The revision of the dataset that training saw, where it is known and the same dataset is named."""
+    ours = run.get("dataset", {})
+    return {"revision": ours["revision"]} if ours.get("revision") and ours["name"] == args.dataset_name else {}
+
+
 def load_rows(args: MergeArguments, run: dict) -> list[dict]:
     """The first validation rows, by id."""
     from datasets import load_dataset
 
-    ours = run.get("dataset", {})
-    revision = ours.get("revision") if ours.get("name") == args.dataset_name else None
     try:
-        rows = load_dataset(args.dataset_name, split="validation", **({"revision": revision} if revision else {}))
+        rows = load_dataset(args.dataset_name, split="validation", **find_dataset(args, run))
         return sorted(rows.select_columns(["id", "prompt", "completion"]), key=lambda row: row["id"])[:CAST_ROWS]
     except (ValueError, OSError) as error:
         sys.exit(f"--dataset_name {args.dataset_name}: {first_line(error)}")
@@ -364,10 +371,8 @@ def cast(model, tokenizer, args: MergeArguments, rows: list[dict]) -> dict:
     """Casts the merged model; says what that changed, and ends with one line where it is too much."""
     import torch
 
-    before, winners = (
-        measure_loss(model, tokenizer, rows),
-        [x.argmax(-1) for x in read_logits(model, tokenizer, PROMPTS)],
-    )
+    before = measure_loss(model, tokenizer, rows)
+    winners = [logits.argmax(-1) for logits in read_logits(model, tokenizer, PROMPTS)]
     for parameter in model.parameters():  # not the buffers: clients keep the rotary frequencies in FP32
         parameter.data = parameter.data.to(getattr(torch, args.dtype))
     after = measure_loss(model, tokenizer, rows)
@@ -415,15 +420,17 @@ def find_base_licence(name: str) -> str | None:
         return None
 
 
-def read_build_report(name: str | None) -> dict:
+def read_build_report(args: MergeArguments, run: dict) -> dict:
     """What `prepare_dataset.py` wrote of the training data, where the dataset has it."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError
 
+    name = args.dataset_name
     if name is None or Path(name).exists():
-        return read_json(Path(name or "") / "build_report.json") if name else {}
+        return read_json(Path(name) / "build_report.json") if name else {}
     try:
-        return read_json(Path(hf_hub_download(name, "build_report.json", repo_type="dataset")))
+        path = hf_hub_download(name, "build_report.json", repo_type="dataset", **find_dataset(args, run))
+        return read_json(Path(path))
     except (OSError, HTTPError, ValueError):
         return {}
 
@@ -436,7 +443,8 @@ def merge(args: MergeArguments) -> None:
     from transformers.utils.hub import extract_commit_hash
 
     adapter, output_dir = find_adapter(args.adapter_path), Path(args.output_dir)
-    run, build_report = read_json(adapter / "run.json"), read_build_report(args.dataset_name)
+    run = read_json(adapter / "run.json")
+    build_report = read_build_report(args, run)
     rows = load_rows(args, run) if args.dtype != "float32" else []
     tokenizer, model = load_adapter_on_base(args, adapter)
     set_generation_defaults(model.get_base_model(), tokenizer)
@@ -471,7 +479,7 @@ def merge(args: MergeArguments) -> None:
         "difference_to_base": largest_difference(tuned_words, base_words),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
     }
-    if report["difference_to_base"] <= MAX_LOGIT_DIFFERENCE:
+    if not report["difference_to_base"] > MAX_LOGIT_DIFFERENCE:
         sys.exit(f"{args.adapter_path}: the adapter changes nothing: nothing written")
     print(
         f"Largest logit difference: merged to adapter {report['difference_to_adapter']:.1e}, adapter to base "
@@ -645,16 +653,10 @@ those of `evaluate_model.py`.
 - It repeats what its base and its training data hold, mistakes and prejudices included. Check every sentence.
 """
 # Of all that run.json tells, what the card shows.
-RECIPE = (
-    "steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "optim",
-    "max_length",
-)
-RECIPE += ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "bf16", "fp16", "trainable_parameters")
-RECIPE += ("seconds", "device", "processes", "peak_memory_gib", "torch", "transformers", "trl", "peft")
+RECIPE = ("steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "optim")
+RECIPE += ("max_length", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "bf16", "fp16")
+RECIPE += ("trainable_parameters", "seconds", "device", "processes", "peak_memory_gib")
+RECIPE += ("torch", "transformers", "trl", "peft")
 
 
 def show(value: object) -> str:
@@ -693,13 +695,12 @@ def make_model_index(scores: dict) -> list | None:
     ] or None
 
 
-def make_card(folder: Path, name: str, adapter: bool = False) -> str:
-    """The card of a model or an adapter, from the records in its folder alone; ends with one line if they are odd."""
+def make_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> str:
+    """The card of a model or an adapter, from scores and its folder's records; ends with one line if they are odd."""
     from huggingface_hub import ModelCard, ModelCardData
     from jinja2 import TemplateError
 
-    stems = ("run", "merge", "scores", "build_report")
-    run, merge, scores, report = (read_json(folder / f"{stem}.json") for stem in stems)
+    run, merge, report = (read_json(folder / f"{stem}.json") for stem in ("run", "merge", "build_report"))
     published, recorded = report.get("hub", {}), run.get("dataset", {})
     base = merge.get("base") or run.get("base", {}).get("name") or "a base model"
     dataset = published.get("dataset") or recorded.get("name") or ""
@@ -710,9 +711,8 @@ def make_card(folder: Path, name: str, adapter: bool = False) -> str:
         recipe["validation loss, nats a token"] = f"{losses[0]:.3f} → {losses[-1]:.3f}"
     try:
         scored = list_scores(scores)
-        values = {
-            name for *_, result in scored for name, v in result["scores"].items() if v and v["value"] is not None
-        }
+        values = [item for *_, result in scored for item in result["scores"].items()]
+        measured = {metric for metric, value in values if value and value["value"] is not None}
         data = ModelCardData(
             language="en",
             license=merge.get("base_license"),
@@ -724,7 +724,7 @@ def make_card(folder: Path, name: str, adapter: bool = False) -> str:
             model_name=name.rpartition("/")[2],
             eval_results=make_model_index(scores),
         )
-        options = {
+        named = {
             "name": name,
             "adapter": adapter,
             "base": base,
@@ -732,11 +732,11 @@ def make_card(folder: Path, name: str, adapter: bool = False) -> str:
             "recipe": recipe,
             "scored": scored,
         }
-        options |= {"run": run, "merge": merge, "scores": scores, "report": report, "metrics": METRICS}
-        options["revision"] = recorded.get("revision") or published.get("revision")
-        options["measured"] = [metric for metric in METRICS if metric in values]
-        options["loss_curve"] = (folder / "loss_curve.png").is_file()
-        card = str(ModelCard.from_template(data, template_str=CARD, **options))
+        named |= {"run": run, "merge": merge, "scores": scores, "report": report, "metrics": METRICS}
+        named["revision"] = recorded.get("revision") or published.get("revision")
+        named["measured"] = [metric for metric in METRICS if metric in measured]
+        named["loss_curve"] = (folder / "loss_curve.png").is_file()
+        card = str(ModelCard.from_template(data, template_str=CARD, **named))
     except (AttributeError, KeyError, TypeError, TemplateError) as error:
         sys.exit(f"{folder}: its records are not as our scripts write them: {type(error).__name__}: {error}")
     return re.sub(r"\n{3,}", "\n\n", card)
@@ -744,18 +744,24 @@ def make_card(folder: Path, name: str, adapter: bool = False) -> str:
 
 def write_card(folder: Path, name: str, scores: str | None) -> None:
     """Puts `scores.json` and the card into the folder, each whole or not at all."""
-    if scores is not None:
-        path = Path(scores) / "scores.json" if Path(scores).is_dir() else Path(scores)
-        if not read_json(path).get("systems"):
-            sys.exit(f"--scores {scores}: no scores.json that evaluate_model.py wrote")
-        write_whole(folder / "scores.json", path.read_text(encoding="utf-8"))
-    write_whole(folder / "README.md", make_card(folder, name))
+    records = read_json((Path(scores) if scores else folder) / "scores.json")
+    card = make_card(folder, name, records)
+    if records:
+        write_whole(folder / "scores.json", json.dumps(records, indent=2) + "\n")
+    write_whole(folder / "README.md", card)
 
 
 def write_whole(path: Path, text: str) -> None:
+    """Writes a file beside and renames it; what is there already is left alone, for the folder may be read-only."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        sys.exit(f"{path} cannot be written: {first_line(error)}. The folder is as it was")
 
 
 def stage_adapter(adapter: Path, name: str, folder: Path) -> None:
@@ -766,7 +772,7 @@ def stage_adapter(adapter: Path, name: str, folder: Path) -> None:
     config["base_model_name_or_path"] = base.get("name") or public_name(config["base_model_name_or_path"])
     config["revision"] = base.get("revision") or config.get("revision")
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(make_card(folder, name, adapter=True), encoding="utf-8")
+    (folder / "README.md").write_text(make_card(folder, name, {}, adapter=True), encoding="utf-8")
 
 
 def list_published(folder: Path) -> list[Path]:

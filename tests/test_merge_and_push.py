@@ -491,14 +491,24 @@ def test_the_merge_takes_the_licences_from_base_and_dataset(trained, base, datas
 
 def test_records_that_are_not_ours_end_in_one_line(merged, tmp_path):
     folder = shutil.copytree(merged, tmp_path / "model")
-    with pytest.raises(SystemExit, match="--scores .*: no scores.json that evaluate_model.py wrote"):
-        write_card(folder, "alice/model", str(tmp_path))
     (tmp_path / "scores.json").write_text("{", encoding="utf-8")
     with pytest.raises(SystemExit, match="scores.json is no JSON"):
-        write_card(folder, "alice/model", str(tmp_path / "scores.json"))
+        write_card(folder, "alice/model", str(tmp_path))
     (tmp_path / "scores.json").write_text('{"systems": {"a": {"bleu": 1}}}', encoding="utf-8")
     with pytest.raises(SystemExit, match="its records are not as our scripts write them"):
-        write_card(folder, "alice/model", str(tmp_path / "scores.json"))
+        write_card(folder, "alice/model", str(tmp_path))
+    assert contents(folder) == contents(merged)
+    with pytest.raises(ValueError, match="--scores .*model holds no scores.json"):
+        MergeArguments(push_only=str(folder), hub_model_id="alice/model", scores=str(merged))
+
+
+def test_a_full_disk_while_the_card_is_written_leaves_the_model_as_it_was(merged, tmp_path):
+    folder, scores = shutil.copytree(merged, tmp_path / "model"), make_scores(tmp_path / "scores")
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); import merge_and_push as m"
+    command = [sys.executable, "-c", f"{limited}; m.write_card(m.Path({str(folder)!r}), 'a/b', {str(scores)!r})"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert_one_clear_line(result, 1, f"{folder / 'scores.json'} cannot be written", "The folder is as it was")
+    assert contents(folder) == contents(merged)
 
 
 def run_snippet(card: str, name: str, folder, capsys) -> str:
