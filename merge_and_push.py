@@ -143,6 +143,18 @@ def read_json(path: Path) -> dict:
         sys.exit(f"{path} is no JSON: {first_line(error)}")
 
 
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_hashes(folder: Path, record: str) -> None:
+    """Ends with one line where a file of the folder is not the one that its record tells the SHA-256 of."""
+    for name, digest in read_json(folder / record).get("files", {}).items():
+        if (folder / name).is_file() and hash_file(folder / name) != digest:
+            sys.exit(f"{folder / name} is not the file that was written: its SHA-256 is not the one in {record}")
+
+
 def find_adapter(name: str) -> Path:
     """The adapter's folder, fetched from the Hub if need be; ends with one line if it is none."""
     from huggingface_hub import snapshot_download
@@ -182,16 +194,13 @@ def fingerprint(name: str, revision: str | None) -> str | None:
     return digest.hexdigest() if tensors else None
 
 
-def check_weights(folder: Path, run: dict) -> set[str]:
+def check_weights(folder: Path) -> set[str]:
     """The names of the adapter's tensors; ends with one line if they are not as training wrote them."""
     from safetensors import SafetensorError, safe_open
 
     path = folder / "adapter_model.safetensors"
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != run.get("files", {}).get(path.name, digest):
-            sys.exit(f"{path} is not the file that training wrote: its SHA-256 is not the one in run.json")
+        check_hashes(folder, "run.json")
         with safe_open(path, framework="pt") as tensors:
             names = set(tensors.keys())
             for name in sorted(names):
@@ -240,7 +249,7 @@ def load_adapter_on_base(args: MergeArguments, folder: Path):
         sys.exit(f"--adapter_path {args.adapter_path} is no adapter of train_sft.py: {first_line(error)}")
     if missing := [tag for tag in TAGS if tag not in tokenizer.get_vocab()]:
         sys.exit(f"--adapter_path {args.adapter_path}: its tokenizer lacks {', '.join(missing)}")
-    saved = check_weights(folder, run)
+    saved = check_weights(folder)
     name, revision = find_base(args, config, run)
     base = load_base(name, revision, run)
     misfit = f"--adapter_path {args.adapter_path} does not fit base {name}"
@@ -501,6 +510,7 @@ def merge(args: MergeArguments) -> None:
             raise OSError(f"{size / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free")
         model.save_pretrained(partial, max_shard_size=SHARD_SIZE)
         tokenizer.save_pretrained(partial)
+        report["files"] = {path.name: hash_file(path) for path in sorted(partial.glob("*.safetensors"))}
         del model  # two of them would not fit where one does
         reloaded = AutoModelForCausalLM.from_pretrained(partial, dtype=getattr(torch, args.dtype))
         names = "the model read back from disk and the merged one"
@@ -896,6 +906,8 @@ def check_model(folder: Path) -> None:
         sys.exit(f"--push_only {folder} holds no whole model: config.json or the weights are missing")
     if not (folder / "run.json").is_file() and not (folder / "merge.json").is_file():
         sys.exit(f"--push_only {folder} holds no model of our scripts: run.json and merge.json are missing")
+    for record in ("run.json", "merge.json"):
+        check_hashes(folder, record)
 
 
 def main(args: MergeArguments) -> None:

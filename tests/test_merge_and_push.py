@@ -258,7 +258,7 @@ def test_one_flipped_bit_of_the_adapter_is_refused(trained, tmp_path):
     change_run(adapter, files={path.name: hashlib.sha256(data).hexdigest()})
     data[-2] ^= 1  # in the mantissa of the last weight: still a number
     path.write_bytes(data)
-    with pytest.raises(SystemExit, match="adapter_model.safetensors is not the file that training wrote"):
+    with pytest.raises(SystemExit, match="adapter_model.safetensors is not the file that was written: .* run.json"):
         merge(adapter, tmp_path / "model")
 
 
@@ -720,6 +720,15 @@ def test_no_network_is_told_in_one_line(merged, tmp_path):
 def push_only(environment, folder, repo_id):
     command = [sys.executable, "merge_and_push.py", "--push_only", str(folder), "--hub_model_id", repo_id]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_a_model_that_changed_since_it_was_merged_is_not_published(merged, tmp_path):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-4] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(SystemExit, match="model.safetensors is not the file that was written: .* merge.json"):
+        publish(folder)
 
 
 def test_what_may_be_published_is_checked_before_anything_is_sent(merged, trained, tmp_path, capsys):
