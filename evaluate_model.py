@@ -56,6 +56,7 @@ class EvaluationArguments:
     baseline_model_name_or_path: str = field(metadata={"help": "The base it was trained from: a folder or Hub id."})
     dataset_name: str = field(metadata={"help": "A folder that prepare_dataset.py wrote, or a dataset's Hub id."})
     output_dir: str = field(metadata={"help": "Folder for predictions.jsonl and scores.json."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "The dataset's commit or tag on the Hub."})
     dataset_split: str = field(default="test", metadata={"help": "Split to draft for."})
     num_examples: int = field(default=100, metadata={"help": "Rows to draft for: the first of the split, by id."})
     num_validation: int = field(
@@ -102,7 +103,7 @@ def load_rows(args: EvaluationArguments, name: str, number: int | None = None) -
     from datasets import load_dataset
 
     try:
-        split = load_dataset(args.dataset_name, split=name)
+        split = load_dataset(args.dataset_name, split=name, revision=args.dataset_revision)
     except (ValueError, OSError) as error:
         sys.exit(f"--dataset_name {args.dataset_name}: {str(error).splitlines()[0]}")
     if missing := {"id", "problem", "approach", "prompt"} - set(split.column_names):
@@ -751,7 +752,10 @@ def main(args: EvaluationArguments) -> None:
     print("Scoring")
     scores = {
         "num_examples": len(rows),
-        "dataset": {"name": public_name(args.dataset_name), "split": args.dataset_split},
+        "dataset": {
+            **{"name": public_name(args.dataset_name), "split": args.dataset_split},
+            "revision": args.dataset_revision,
+        },
         "decoding": {"max_new_tokens": args.max_new_tokens, "sampled": {**SAMPLING, "seeds": args.num_seeds}},
         "bertscore_model": public_name(args.bertscore_model),
         "signatures": {

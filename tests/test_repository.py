@@ -1,9 +1,11 @@
 """What must stay true of the repository as a whole."""
 
+import importlib
 import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields, is_dataclass
 
 import pytest
 from conftest import ROOT
@@ -52,10 +54,12 @@ def test_every_requirement_is_needed_by_a_script_and_pinned():
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_names_every_argument(script):
     result = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
-    arguments = {"draft_approach.py": ("--output", "--top_p"), "app.py": ("--host", "--dataset_name")}
     assert result.returncode == 0
-    for argument in arguments.get(script, ("--output_dir",)):
-        assert argument in result.stdout
+    module = importlib.import_module(script.removesuffix(".py"))
+    classes = [value for name, value in vars(module).items() if name.endswith("Arguments") and is_dataclass(value)]
+    names = [field.name for kind in classes for field in fields(kind) if kind.__module__ == module.__name__]
+    for name in names or ["run", "output", "overwrite"]:
+        assert re.search(rf"(?m)(--|^  ){name}\b", result.stdout), name
 
 
 def test_no_remote_code_and_no_pickles():
