@@ -798,6 +798,8 @@ def estimate_memory(model, trainable: int, training_args, model_args) -> dict[st
     bytes_inside = 0.56 if model_args.load_in_4bit else model.dtype.itemsize  # 4 bits and a scale for every 64 weights
     parts = {
         "weights": (model.num_parameters() - inside) * model.dtype.itemsize + inside * bytes_inside,
+        # Autocast keeps a copy of each trained weight for as long as a step; frozen ones it casts anew.
+        "copies of what is trained, in 16 bits": trainable * 2 * (size < model.dtype.itemsize),
         "what is trained: gradients, AdamW" + (", the adapter" if lora else ""): trainable * (16 if lora else 12),
         "copy and gradient of the output matrix": 2 * rows * width * model.dtype.itemsize * lora,
         "activations": kept,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -764,6 +765,14 @@ def test_trls_tile_of_the_vocabulary_is_still_where_we_set_it():
 
 
 # The Hub
+
+
+def test_what_is_pushed_names_a_local_base_by_its_last_name(trained, base):
+    told = [json.loads((trained.adapter / "adapter_config.json").read_bytes())["base_model_name_or_path"]]
+    with train_sft.public_copy(trained.adapter) as copy:
+        told.append(json.loads((Path(copy) / "adapter_config.json").read_bytes())["base_model_name_or_path"])
+        assert_same(weights(Path(copy)), weights(trained.adapter))
+    assert told == [str(base), base.name] and not Path(copy).exists()
 
 
 @pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint"])
