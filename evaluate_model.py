@@ -43,6 +43,7 @@ from pathlib import Path
 METRICS = Path(__file__).resolve().parent / "metrics"
 SCORES = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "bertscore_f1")
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}  # the report's
+STRETCH = 128  # tokens drafted before finished drafts leave the batch
 INSTRUCTION = "Write the approach section of a research abstract, one paragraph, for this research problem:\n"
 
 
@@ -139,7 +140,7 @@ def cut_draft(ids: list[int], stops: set[int]) -> tuple[list[int], bool]:
 
 
 class Drafter:
-    """A model and its tokenizer, padding on the left as generation needs."""
+    """A model that drafts, and its tokenizer."""
 
     def __init__(self, name: str, max_new_tokens: int = 448, batch_size: int = 32):
         import torch
@@ -154,7 +155,7 @@ class Drafter:
         fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         dtype = torch.bfloat16 if fast else torch.float32
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
+            self.tokenizer = AutoTokenizer.from_pretrained(name)
             if find_adapter_config_file(name):
                 model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
             else:
@@ -181,27 +182,29 @@ class Drafter:
         Continuations of `prompts` as `{"prediction", "ended", "num_tokens"}`.
 
         The prompt is cut off by position: tags are special tokens and vanish on decoding, so a cut in the decoded text
-        would find nothing and leave the problem in the draft (specification, mistake 5).
+        would find nothing and leave the problem in the draft (specification, mistake 5). After every stretch of tokens
+        the drafts that have ended leave the batch: reading the others anew takes far less than computing these on.
         """
         import torch
 
         if len(prompts) > self.batch_size:
             half = self.batch_size
             return self.draft_batch(prompts[:half], decoding) + self.draft_batch(prompts[half:], decoding)
-        batch = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
-        length = batch["input_ids"].shape[1]
-        room = self.model.config.get_text_config().max_position_embeddings - length
-        if room < 1:
-            sys.exit(f"model {self.name}: a prompt of {length} tokens leaves no room for a draft")
+        texts = self.tokenizer(prompts)["input_ids"]
+        starts, longest = [len(ids) for ids in texts], max(len(ids) for ids in texts)
+        budget = min(self.max_new_tokens, self.model.config.get_text_config().max_position_embeddings - longest)
+        if budget < 1:
+            sys.exit(f"model {self.name}: a prompt of {longest} tokens leaves no room for a draft")
+        unfinished, ended = list(range(len(prompts))), [False] * len(prompts)
         try:
-            with torch.inference_mode():
-                output = self.model.generate(
-                    **batch,
-                    **decoding,
-                    max_new_tokens=min(self.max_new_tokens, room),
-                    eos_token_id=sorted(self.stops),
-                    pad_token_id=self.tokenizer.pad_token_id,
-                )
+            for written in range(0, budget, STRETCH):
+                new = self.continue_texts([texts[i] for i in unfinished], min(STRETCH, budget - written), decoding)
+                for i, ids in zip(unfinished, new, strict=True):
+                    ids, ended[i] = cut_draft(ids, self.stops)
+                    texts[i] += ids
+                unfinished = [i for i in unfinished if not ended[i]]
+                if not unfinished:
+                    break
         except torch.OutOfMemoryError:
             if len(prompts) == 1:
                 sys.exit(f"model {self.name}: the device's memory is too small for one draft; --max_new_tokens less")
@@ -209,11 +212,30 @@ class Drafter:
             torch.cuda.empty_cache()
             return self.draft_batch(prompts, decoding)
         drafts = []
-        for ids in output[:, length:].tolist():
-            ids, ended = cut_draft(ids, self.stops)
-            text, tag, _ = self.tokenizer.decode(ids, skip_special_tokens=True).partition("</approach>")
-            drafts.append({"prediction": text.strip(), "ended": ended or bool(tag), "num_tokens": len(ids)})
+        for ids, start, has_ended in zip(texts, starts, ended, strict=True):
+            text, tag, _ = self.tokenizer.decode(ids[start:], skip_special_tokens=True).partition("</approach>")
+            drafts.append(
+                {"prediction": text.strip(), "ended": has_ended or bool(tag), "num_tokens": len(ids) - start}
+            )
         return drafts
+
+    def continue_texts(self, texts: list[list[int]], num_tokens: int, decoding: dict) -> list[list[int]]:
+        """At most `num_tokens` more tokens for each text, texts padded on the left."""
+        import torch
+
+        width, pad = max(len(ids) for ids in texts), self.tokenizer.pad_token_id
+        rows = torch.tensor([[pad] * (width - len(ids)) + ids for ids in texts])
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in texts])
+        with torch.inference_mode():
+            output = self.model.generate(
+                input_ids=rows.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                **decoding,
+                max_new_tokens=num_tokens,
+                eos_token_id=sorted(self.stops),
+                pad_token_id=pad,
+            )
+        return output[:, width:].tolist()
 
     def draft(self, prompts: list[str], partial: "PartialDrafts", seed: int | None = None) -> list[dict]:
         """

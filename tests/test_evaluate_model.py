@@ -79,6 +79,26 @@ def test_the_prompt_is_cut_off_by_position(merged, dataset, tmp_path):
     assert whole == rows[0]["problem"], "the original's cut at the tag would have found nothing"
 
 
+def test_drafts_that_have_ended_leave_the_batch_and_the_others_stay_the_same(merged, dataset, tmp_path, monkeypatch):
+    prompts = load_dataset(str(dataset), split="test")["prompt"][:]
+    drafter = Drafter(str(merged), max_new_tokens=40)
+    # Random models rarely end: as if the commonest first token of a draft were an end, too.
+    drafter.stops |= {
+        drafter.continue_texts([drafter.tokenizer(prompts[0])["input_ids"]], 20, {"do_sample": False})[0][9]
+    }
+    whole = drafter.draft_batch(prompts, {"do_sample": False})
+    sizes, continue_texts = [], drafter.continue_texts
+
+    def count(texts, *arguments):
+        sizes.append(len(texts))
+        return continue_texts(texts, *arguments)
+
+    monkeypatch.setattr(evaluate_model, "STRETCH", 8)
+    monkeypatch.setattr(drafter, "continue_texts", count)
+    assert drafter.draft_batch(prompts, {"do_sample": False}) == whole
+    assert sizes[0] == len(prompts) > sizes[-1] and {draft["ended"] for draft in whole} == {True, False}
+
+
 def test_an_adapter_folder_drafts_as_its_merged_model(trained, merged, dataset, tmp_path):
     prompts = load_dataset(str(dataset), split="test")["prompt"][:]
     drafts = [
