@@ -455,24 +455,33 @@ def permute(references: list[str]) -> list[str]:
     return [references[target[row]] for row in range(len(references))]
 
 
-def count_rows(metrics: dict, runs: list[list[str]], references: list[str]) -> dict:
-    """Each metric's statistics of each row, `(runs, rows, …)`, against own references and against permuted ones."""
+def count_rows(metrics: dict, sets: list[dict], references: list[str]) -> list[dict]:
+    """
+    For each set of drafts what its scores are sums of: each metric's statistics of each row, `(runs, rows, …)`,
+    against own references and against permuted ones, and whether a draft finds its own reference first.
+    """
     import numpy as np
 
-    drafts = [text for run in runs for text in run] * 2
-    goals = references * len(runs) + permute(references) * len(runs)
-    statistics = {}
+    runs = [[[draft["prediction"] for draft in run] for run in entry["runs"]] for entry in sets]
+    size, permuted = len(references), permute(references)
+    drafts = [text for group in runs for run in group for text in run]
+    statistics: list[dict] = [{} for _ in sets]
     for name in ("bleu", "chrf", "rouge", "bertscore"):
-        # All at once: bert-score encodes a text once a call.
-        rows = metrics[name].statistics(drafts, goals)
-        own, permuted = rows.reshape(2, len(runs), len(references), -1)
-        statistics[name] = {"own": own, "permuted": permuted}
-    found = np.zeros((len(runs), len(references)))
-    for run, texts in enumerate(runs):
-        for start in range(0, len(texts), 100):  # among 100, whatever the number of rows
-            near = metrics["provenance"].nearest(texts[start : start + 100], references[start : start + 100], k=1)
-            found[run, start : start + 100] = [bool(hits) and hits[0][0] == i for i, hits in enumerate(near)]
-    statistics["found"] = found
+        # All drafts in one call, twice: bert-score encodes each text once a call.
+        goals = references * (len(drafts) // size) + permuted * (len(drafts) // size)
+        rows = metrics[name].statistics(drafts * 2, goals)
+        both = rows.reshape(2, len(drafts) // size, size, -1)
+        start = 0
+        for group, found in zip(runs, statistics, strict=True):
+            own, other = both[:, start : start + len(group)]
+            found[name] = {"own": own, "permuted": other}
+            start += len(group)
+    for group, found in zip(runs, statistics, strict=True):
+        found["found"] = np.zeros((len(group), size))
+        for run, texts in enumerate(group):
+            for start in range(0, size, 100):  # among 100, whatever the number of rows
+                near = metrics["provenance"].nearest(texts[start : start + 100], references[start : start + 100], k=1)
+                found["found"][run, start : start + 100] = [bool(hit) and hit[0][0] == i for i, hit in enumerate(near)]
     return statistics
 
 
@@ -543,14 +552,13 @@ def score_all(args: EvaluationArguments, sets: list[dict], best: dict, rows: lis
     whole = np.ones((1, len(rows)))
     measured = np.all([~np.isnan(entry["bits"][:, 0]) for entry in sets if entry["bits"] is not None], axis=0)
     systems, points, resamples = {}, {}, {}
-    for entry in sets:
-        key = entry["system"], entry["decoding"]
-        runs = [[draft["prediction"] for draft in run] for run in entry["runs"]]
-        entry["statistics"] = count_rows(metrics, runs, references)
+    for entry, statistics in zip(sets, count_rows(metrics, sets, references), strict=True):
+        key, runs = (entry["system"], entry["decoding"]), entry["runs"]
+        entry["statistics"] = statistics
         points[key] = score_rows(metrics, entry["statistics"], whole)
         resamples[key] = score_rows(metrics, entry["statistics"], draws)
         described = {score: describe(points[key][score], resamples[key][score]) for score in points[key]}
-        drafts = [draft for run in entry["runs"] for draft in run]
+        drafts = [draft for run in runs for draft in run]
         behaviour = metrics["behaviour"].compute(
             predictions=[draft["prediction"] for draft in drafts],
             references=references * len(runs),
