@@ -827,4 +827,8 @@ def parse_arguments(argv: list[str] | None = None) -> EvaluationArguments:
 
 
 if __name__ == "__main__":
-    main(parse_arguments())
+    try:
+        main(parse_arguments())
+    except KeyboardInterrupt:
+        print("\nStopped: the same command goes on from the drafts that there are.", file=sys.stderr)
+        sys.exit(130)

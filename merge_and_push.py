@@ -941,4 +941,8 @@ def parse_arguments(argv: list[str] | None = None) -> MergeArguments:
 
 
 if __name__ == "__main__":
-    main(parse_arguments())
+    try:
+        main(parse_arguments())
+    except KeyboardInterrupt:
+        print("\nStopped: nothing is half written. The same command finishes it.", file=sys.stderr)
+        sys.exit(130)

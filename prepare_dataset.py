@@ -762,4 +762,8 @@ def parse_arguments(argv: list[str] | None = None) -> PrepareArguments:
 
 
 if __name__ == "__main__":
-    main(parse_arguments())
+    try:
+        main(parse_arguments())
+    except KeyboardInterrupt:
+        print("\nStopped: nothing is half written.", file=sys.stderr)
+        sys.exit(130)

@@ -286,7 +286,8 @@ def describe_identity(training_args, model_args, rows: dict) -> dict:
     named += ("train_sampling_strategy",)
     values = {name: getattr(training_args, name) for name in named}
     values |= {name: str(getattr(training_args, name)) for name in ("optim", "lr_scheduler_type", "bf16", "fp16")}
-    lora = {name: value for name, value in vars(model_args).items() if name.startswith("lora_") or name == "dtype"}
+    kinds = ("lora_", "use_", "load_in_", "bnb_", "dtype")
+    lora = {name: value for name, value in vars(model_args).items() if name.startswith(kinds)}
     base = {"base": public_name(model_args.model_name_or_path), "base_revision": model_args.model_revision}
     return {**values, **lora, **base, "dataset rows": rows["sha256"]}
 
@@ -845,6 +846,7 @@ def main(script_args, training_args, model_args, run_args: RunArguments) -> None
     if run_args.overwrite and resume is None and training_args.process_index == 0:
         for checkpoint in list_checkpoints(output_dir):  # or a later resume would take them for this run's
             shutil.rmtree(checkpoint)
+        (output_dir / "samples.jsonl").unlink(missing_ok=True)
     # The Trainer would push `training_args.bin` with every checkpoint, and publicly: we push instead.
     push_strategy = str(training_args.hub_strategy.value) if training_args.push_to_hub else None
     training_args.push_to_hub, token = False, training_args.hub_token
@@ -909,4 +911,8 @@ def parse_arguments(argv: list[str] | None = None) -> tuple:
 
 
 if __name__ == "__main__":
-    main(*parse_arguments())
+    try:
+        main(*parse_arguments())
+    except KeyboardInterrupt:  # before or after training; within, RunGuard saves first
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)

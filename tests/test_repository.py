@@ -62,6 +62,22 @@ def test_help_names_every_argument(script):
         assert re.search(rf"(?m)(--|^  ){name}\b", result.stdout), name
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to a child alone")
+@pytest.mark.parametrize("script", ["prepare_dataset.py", "evaluate_model.py", "merge_and_push.py", "train_sft.py"])
+def test_ctrl_c_ends_in_one_line(script, tmp_path):
+    """Pressed while the script's own code runs: here as soon as it parses its arguments."""
+    (tmp_path / "press.py").write_text(
+        f"import os, runpy, signal, sys\nimport transformers, trl\n"
+        "press = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\n"
+        "transformers.HfArgumentParser.__init__ = trl.TrlParser.__init__ = press\n"
+        f"sys.argv = ['{script}']\nrunpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n",
+        encoding="utf-8",
+    )
+    result = subprocess.run([sys.executable, tmp_path / "press.py"], capture_output=True, text=True)
+    assert result.returncode == 130 and "Traceback" not in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("Stopped")
+
+
 def test_no_remote_code_and_no_pickles():
     for path in [*ROOT.glob("*.py"), *ROOT.glob("metrics/*.py"), *ROOT.glob("demo/*.py")]:
         text = path.read_text(encoding="utf-8")
