@@ -622,7 +622,8 @@ def describe_run(setup: dict, trainer, log: RunLog) -> dict:
     import torch
 
     on_gpu, state, progress = trainer.args.device.type == "cuda", trainer.state, log.progress
-    cpu = f"CPU, {platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    cpu = f"CPU, {platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"
     seconds = progress.get("seconds", 0)
     return {
         **setup,

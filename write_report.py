@@ -44,17 +44,17 @@ BEHAVIOUR = [
     ("problem_overlap", "words of the problem", "{:.1%}"),
 ]
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --mark: #2a7f62; }
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --mark: #2a9070; --warn: #c2631d; }
 body { font: 16px/1.55 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; padding: 1.5rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 p, li { max-width: 46rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; width: 100%; }
-th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: right; vertical-align: top; }
+th, td { border-bottom: 1px solid var(--line); padding: .35rem .45rem; text-align: right; vertical-align: top; }
 th:first-child, td:first-child { min-width: 9rem; text-align: left; } thead th { vertical-align: bottom; }
-td small { display: block; opacity: .7; white-space: nowrap; }
+td small { display: block; opacity: .7; } td small, .whole { white-space: nowrap; }
 tr.ours { background: var(--soft); font-weight: 600; } tr.ours small { font-weight: 400; }
-.yes { color: var(--mark); font-weight: 600; }
+.better { color: var(--mark); font-weight: 600; } .worse { color: var(--warn); font-weight: 600; }
 .drafts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); }
 .drafts div { border: 1px solid var(--line); border-radius: .4rem; overflow-wrap: anywhere; padding: .2rem .9rem; }
 .drafts h4 { margin: .6rem 0 0; } svg { height: auto; max-width: 100%; }
@@ -91,7 +91,7 @@ def number(score: dict | None, digits: int) -> str:
     if score["value"] is None:
         return "not measured"
     interval = f"{score['low']:.{digits}f} to {score['high']:.{digits}f}"
-    seeds = f"<small>±{score['spread']:.{digits}f} over seeds</small>" if "spread" in score else ""
+    seeds = f"<small>± {score['spread']:.{digits}f}</small>" if "spread" in score else ""
     return f"{score['value']:.{digits}f}<small>{interval}</small>{seeds}"
 
 
@@ -115,13 +115,15 @@ def comparison_tables(scores: dict) -> str:
     for row in scores["comparisons"]:
         pair = f"{escape(row['system'])} to {escape(row['baseline'])}"
         digits = 2 if row["metric"] in ("bleu", "chrf", "gap_bleu", "gap_chrf") else 4
-        interval = f"{row['low']:+.{digits}f} to {row['high']:+.{digits}f}"
+        interval = f'<span class="whole">{row["low"]:+.{digits}f} to {row["high"]:+.{digits}f}</span>'
         lower_is_better = row["metric"] == "bits_per_byte"
         verdict = "better" if (row["difference"] > 0) != lower_is_better else "worse"
         cells = [pair, row["decoding"], NAMES[row["metric"]], f"{row['difference']:+.{digits}f}", interval]
         cells += [f"{row['p']:.4f}", f"{row['p_holm']:.4f}"]
         holds = row["p_holm"] < 0.05
-        groups[holds].append(("", [*cells, f'<span class="yes">{verdict}</span>' if holds else "not told apart"]))
+        groups[holds].append(
+            ("", [*cells, f'<span class="{verdict}">{verdict}</span>' if holds else "not told apart"])
+        )
     header = ["systems", "decoding", "score", "difference", "95 % interval", "p", "p (Holm)", ""]
     held = table(header, groups[True]) if groups[True] else "<p>None.</p>"
     rest = f"<details><summary>{len(groups[False])} that do not</summary>{table(header, groups[False])}</details>"
@@ -265,7 +267,8 @@ def build_page(scores: dict, predictions: list[dict], run: dict | None) -> str:
 base is {escape(base)}; of the ways to ask it, “{escape(best["drafts"])}” did best on validation problems, and
 comparisons are with that one. BERTScore's encoder is {escape(encoder)}.</p>
 <h2>Scores</h2>{score_table(scores)}
-<p>Beneath each value its 95 % interval, from {scores["resamples"]:,} resamples of the problems. “Own − permuted” is
+<p>Beneath each value its 95 % interval, from {scores["resamples"]:,} resamples of the problems, and of sampled drafts
+the spread (±) over seeds. “Own − permuted” is
 what is lost when every draft is held against another problem's approach: a writer of abstracts in general loses
 nothing. “Finds its own reference”: the share of drafts nearest, by BM25, to their own reference among 100. Bits per
 byte are of the authors' approaches under each model: less is better.</p>
