@@ -193,6 +193,24 @@ def render(tokenizer, *messages, **arguments) -> list[int]:
     return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False, **arguments)
 
 
+def test_scoring_the_vocabulary_in_tiles_changes_neither_loss_nor_gradients(trained, monkeypatch):
+    """TRL's head in tiles of 64 columns, the last one not full, against the plain forward pass and cross-entropy."""
+    monkeypatch.setattr(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 64)
+    trainer, model = trained.trainer, trained.trainer.model.eval()
+    batch = next(iter(trainer.get_train_dataloader()))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    tiled = trainer.compute_loss(model, dict(batch))
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    plain = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100
+    )
+    assert abs(tiled.item() - plain.item()) < 1e-5
+    for ours, theirs in zip(
+        torch.autograd.grad(tiled, parameters), torch.autograd.grad(plain, parameters), strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-5, rtol=0) and theirs.abs().max() > 0
+
+
 def test_chat_template_gives_what_training_saw_row_by_row(dataset, tagged):
     for split in load_dataset(str(dataset)).values():
         for row in split:
