@@ -32,7 +32,6 @@ OURS = {
     "recipe": [],
     "recipe, small": ["--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "4"],
     "recipe, no checkpointing": ["--activation_checkpointing", "false"],
-    "recipe, selective checkpointing": ["--activation_checkpointing_kwargs", '{"selective": true}'],
     "recipe, bf16": ["--bf16", "true", "--dtype", "bfloat16"],
     "recipe, bf16, no checkpointing": ["--bf16", "true", "--dtype", "bfloat16", "--activation_checkpointing", "false"],
 }
