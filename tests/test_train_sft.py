@@ -296,18 +296,23 @@ def test_fp32_is_in_force_under_accelerate_launch(base, dataset, tmp_path):
     )
 
 
-def test_mistakes_end_in_one_clear_line(base, dataset, tmp_path):
+def test_mistakes_end_in_one_clear_line(base, dataset, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("use_peft: true\nbf16: false\nlora_rank: 8\n", encoding="utf-8")
-    places = ["--model_name_or_path", base, "--dataset_name", dataset, "--output_dir", tmp_path / "adapter"]
-    unknown = run_script("train_sft.py", "--config", recipe, *places)
-    assert_one_clear_line(unknown, 2, "lora_rank")
-    good = ["--config", "recipes/small_base_lora_fp32.yaml", *places, "--use_cpu", "true"]
-    fraction = run_script("train_sft.py", *good, "--train_fraction", "0")
-    assert_one_clear_line(fraction, 2, "--train_fraction", "got 0.0")
-    no_base = run_script("train_sft.py", *good, "--model_name_or_path", tmp_path / "none")
+    recipe.write_text("bf16: false\nactivation_checkpointing: false\nlora_rank: 8\n", encoding="utf-8")
+    good = ["--config", str(ROOT / "recipes/small_base_lora_fp32.yaml"), "--use_cpu", "true"]
+    places = ["--model_name_or_path", str(base), "--dataset_name", str(dataset), "--output_dir", str(tmp_path / "a")]
+    mistakes = {
+        "lora_rank": ["--config", str(recipe), *places],
+        "--train_fraction must lie in (0, 1], got 0.0": [*good, *places, "--train_fraction", "0"],
+        "--model_name_or_path is missing": [*good, "--output_dir", str(tmp_path / "a")],
+    }
+    for said, arguments in mistakes.items():
+        with pytest.raises(SystemExit) as ended:
+            train_sft.parse_arguments(arguments)
+        assert ended.value.code == 2 and said in capsys.readouterr().err.splitlines()[-1]
+    no_base = run_script("train_sft.py", *good, *places, "--model_name_or_path", tmp_path / "none")
     assert_one_clear_line(no_base, 1, "--model_name_or_path", "none")
-    assert not (tmp_path / "adapter").exists()
+    assert not (tmp_path / "a").exists()
 
 
 def test_target_modules_that_match_nothing_are_named_with_what_there_is(base, dataset, tmp_path):
