@@ -4,9 +4,10 @@ import json
 import sys
 
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "demo"))
+from make_inputs import write_abstracts
 from run_demo import report
 
 
@@ -45,7 +46,9 @@ def test_a_demo_that_shows_nothing_ends_with_an_error(tmp_path):
         report(tmp_path, 1.0)
 
 
-def test_abstracts_are_the_same_each_time(tmp_path):
-    for name in ("one", "two"):
-        result = run_script("demo/make_inputs.py", "--output_dir", tmp_path / name, "--help")
-        assert result.returncode == 0
+def test_abstracts_are_the_same_each_time_and_no_problem_comes_twice():
+    first, again, other = (write_abstracts(50, seed, fitting=True) for seed in (42, 42, 43))
+    assert first == again != other
+    assert len({abstract[0] for abstract in first}) == 50
+    taken = {abstract[0] for abstract in first}
+    assert not taken & {abstract[0] for abstract in write_abstracts(50, 42, fitting=False, taken=taken)}
