@@ -295,20 +295,12 @@ class Drafter:
             ids = self.tokenizer(f"{prompt} {approach}", return_tensors="pt")["input_ids"]
             if ids.shape[1] <= context:
                 # Where a tokenizer joins the prompt's last token with the space, that token counts.
-                prefix = sum(1 for _ in iter_common(start, ids[0].tolist()))
+                prefix = len(os.path.commonprefix([start, ids[0].tolist()]))
                 with torch.inference_mode():
                     logits = self.model(ids.to(self.model.device)).logits[0, prefix - 1 : -1].float()
                 loss = torch.nn.functional.cross_entropy(logits, ids[0, prefix:].to(logits.device), reduction="sum")
                 row[:] = loss.item() / math.log(2), len(f" {approach}".encode())
         return result
-
-
-def iter_common(first: list[int], second: list[int]):
-    """The common beginning of two lists."""
-    for a, b in zip(first, second, strict=False):
-        if a != b:
-            return
-        yield a
 
 
 class PartialDrafts:
