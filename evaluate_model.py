@@ -151,6 +151,7 @@ class Drafter:
         from transformers.utils.peft_utils import find_adapter_config_file
 
         self.name, self.max_new_tokens, self.batch_size = name, max_new_tokens, batch_size
+        self.room = batch_size  # drafts that fit into memory at once, as far as is known
         device = PartialState().device
         # The device's own precision: bfloat16 from Ampere on. Below, is_bf16_supported() is true by emulation.
         fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
@@ -192,8 +193,8 @@ class Drafter:
         """
         import torch
 
-        if len(prompts) > self.batch_size:
-            half = self.batch_size
+        if len(prompts) > self.room:
+            half = self.room
             return self.draft_batch(prompts[:half], decoding) + self.draft_batch(prompts[half:], decoding)
         texts = self.tokenizer(prompts)["input_ids"]
         starts, longest = [len(ids) for ids in texts], max(len(ids) for ids in texts)
@@ -213,7 +214,7 @@ class Drafter:
         except torch.OutOfMemoryError:
             if len(prompts) == 1:
                 sys.exit(f"model {self.name}: the device's memory is too small for one draft; --max_new_tokens less")
-            self.batch_size = len(prompts) // 2
+            self.room = len(prompts) // 2
             torch.cuda.empty_cache()
             return self.draft_batch(prompts, decoding)
         drafts = []
