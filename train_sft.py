@@ -45,6 +45,7 @@ from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from transformers import TrainerCallback
 
 TAGS = ("<problem>", "</problem>", "<approach>", "</approach>")
@@ -54,7 +55,7 @@ END_TAG = TAGS[-1]
 TAG_MEANINGS = {"<problem>": "problem", "</problem>": "problem.", "<approach>": "approach:"}
 
 CUDA_CONTEXT_BYTES = 2**29
-HEAD_COLUMNS = 4096  # of the vocabulary, scored at a time
+HEAD_TOKENS, HEAD_COLUMNS = 256, 4096  # labels whose scores are held at a time, and of how much of the vocabulary
 # What opens a checkpoint, of an adapter or of a whole model; the rest is the optimizer's and the Trainer's.
 MODEL_FILES = ("adapter_*", "model*", "config.json", "generation_config.json", "tokenizer*", "chat_template*")
 SAMPLE_TOKENS = 256  # the longest draft for samples.jsonl
@@ -116,7 +117,6 @@ class RunArguments:
 
 def check_machine(training_args) -> None:
     """Ends with one line where the run would silently use the wrong device or a precision the card lacks."""
-    import torch
 
     on_cpu = training_args.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
     if training_args.device.type == "cpu" and not on_cpu and training_args.world_size == 1:
@@ -177,7 +177,6 @@ def add_tag_rows(model, tokenizer, old_eos_id: int, new_tags: set[str]) -> list[
     random. A base that already has rows for the ids is not resized, and the rows of tags that it knows are kept. Where
     a base's tokenizer has tokens beyond its matrices, their rows are new, too: they start as the mean of all.
     """
-    import torch
 
     tag_ids, old_rows = tokenizer.convert_tokens_to_ids(list(TAGS)), model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > old_rows:
@@ -197,10 +196,9 @@ def build_peft_config(model, model_args, tag_ids: list[int]):
     """
     TRL's LoRA configuration, with the tags' rows of both matrices as trainable tokens.
 
-    All four rows of both matrices must be stored ones: PEFT's loader gives the base random rows of its own. The price
-    is a copy of the output matrix and its gradient a step, 0.3 to 0.5 GiB for TinyLlama in FP32; training both
-    matrices whole (`modules_to_save`) would be 134.7 M parameters, which a 6 GB card cannot hold. Without LoRA all
-    weights are trained, and there is nothing to configure.
+    All four rows of both matrices must be stored ones: PEFT's loader gives the base random rows of its own. Training
+    both matrices whole (`modules_to_save`) would be 134.7 M parameters, which a 6 GB card cannot hold. Without LoRA
+    all weights are trained, and there is nothing to configure.
     """
     from trl import get_peft_config
 
@@ -391,7 +389,6 @@ class RunLog(TrainerCallback):
 
     def settle(self, args) -> None:
         """Adds the steps since the last call to `progress`; between steps no time is counted."""
-        import torch
 
         if self.clock is None:
             return
@@ -424,7 +421,6 @@ class RunLog(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Runs before the reporters, so that what it adds reaches them all."""
-        import torch
 
         more = {}
         if "eval_loss" in logs:
@@ -508,8 +504,6 @@ class RunGuard(TrainerCallback):
         orphaned = "ACCELERATE_MIXED_PRECISION" in os.environ and os.getppid() != self.parent
         stop = self.signal is not None or orphaned
         if args.world_size > 1:  # a signal may reach one process a step before the others
-            import torch
-
             flag = torch.tensor(float(stop), device=args.device)
             torch.distributed.all_reduce(flag)
             stop = bool(flag)
@@ -572,7 +566,6 @@ def fingerprint(name: str, revision: str | None) -> str | None:
 
     `merge_and_push.py` has the same function, and merges into no other base.
     """
-    import torch
     from safetensors import safe_open
     from transformers.utils import cached_file
 
@@ -619,7 +612,6 @@ def describe_setup(arguments: tuple, inputs: dict) -> dict:
 
 def describe_run(setup: dict, trainer, log: RunLog) -> dict:
     """What `run.json` holds: the setup, and what training found: device, speed, memory, losses."""
-    import torch
 
     on_gpu, state, progress = trainer.args.device.type == "cuda", trainer.state, log.progress
     threads = torch.get_num_threads()
@@ -674,7 +666,6 @@ def save_result(trainer, run: dict, output_dir: Path) -> None:
 
 def load_base(model_args, load_weights: bool = True):
     """The base model, in the precision asked for, and its tokenizer; without weights it takes no memory."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from trl import get_quantization_config
 
@@ -739,6 +730,83 @@ def build_inputs(script_args, training_args, model_args, run_args: RunArguments,
     return {**models, **data, "rows": rows, "step_rows": step_rows}
 
 
+class TagRowScores(torch.autograd.Function):
+    """
+    Log-probability, entropy and correctness of each label under a head of which only the tags' rows are trained.
+
+    The same numbers as TRL's function, for less: PEFT copies the whole matrix to put the rows in, and TRL computes the
+    gradient of all of it, scores twice, and without Triton scores the prompts, too. Here the rows stay beside the
+    matrix, and a label's gradient is taken while its scores are at hand.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, rows, tag_ids, labels):
+        """`hidden` [tokens, width], `weight` [vocabulary, width], `rows` [tags, width], `labels` [tokens]."""
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        states, matrix, tags = hidden.to(dtype), weight.to(dtype), rows.to(dtype)
+        log_probs, entropy = (hidden.new_empty(len(labels), dtype=torch.float32) for _ in range(2))
+        correct = torch.empty_like(labels, dtype=torch.bool)
+        slopes, tag_slopes = torch.empty_like(states), states.new_empty(len(labels), len(tag_ids))
+        for start in range(0, len(labels), HEAD_TOKENS):
+            part = slice(start, start + HEAD_TOKENS)
+            scores = states[part] @ matrix.T
+            scores[:, tag_ids] = states[part] @ tags.T
+            log_p, label = scores.float().log_softmax(-1), labels[part, None]
+            log_probs[part] = log_p.gather(1, label).squeeze(1)
+            correct[part] = log_p.argmax(-1) == labels[part]
+            p = log_p.exp()
+            entropy[part] = -(p * log_p).sum(-1)
+            if any(ctx.needs_input_grad):
+                slope = p.neg_().scatter_add_(1, label, torch.ones_like(label, dtype=p.dtype)).to(dtype)
+                tag_slopes[part] = slope[:, tag_ids]
+                slope[:, tag_ids] = 0
+                slopes[part] = slope @ matrix + tag_slopes[part] @ tags
+        ctx.save_for_backward(states, slopes, tag_slopes)
+        ctx.dtypes = hidden.dtype, rows.dtype
+        ctx.mark_non_differentiable(entropy, correct)
+        return log_probs, entropy, correct
+
+    @staticmethod
+    def backward(ctx, gradient, *_):
+        (states, slopes, tag_slopes), (hidden_dtype, rows_dtype) = ctx.saved_tensors, ctx.dtypes
+        gradient = gradient[:, None]
+        of_rows = (tag_slopes.float() * gradient).T @ states.float()
+        return (slopes * gradient).to(hidden_dtype), None, of_rows.to(rows_dtype), None, None
+
+
+def score_tag_rows_apart(model) -> None:
+    """
+    Has the loss of TRL's trainer come from `TagRowScores`, where the output matrix has trained rows and no bias.
+
+    Where a model caps or scales its scores, or adds the losses of a router, the loss stays TRL's own.
+    """
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    special = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+    special += ("output_router_logits",)
+    if any(getattr(config, name, None) for name in special) or head.token_adapter.base_layer.bias is not None:
+        return
+    model, adapter = model.get_base_model(), head.token_adapter
+    (name,) = adapter.active_adapters
+    rows, tag_ids = adapter.trainable_tokens_delta[name], adapter.token_indices[name]
+    trl_forward = model.forward
+
+    @functools.wraps(trl_forward)
+    def forward(*inputs, fused_lm_head: bool = False, labels=None, **named_inputs):
+        if not fused_lm_head:
+            return trl_forward(*inputs, labels=labels, **named_inputs)
+        hidden = model.base_model(*inputs, **{**named_inputs, "use_cache": False}).last_hidden_state[:, :-1]
+        labels = labels[:, 1:]
+        mask = labels != -100
+        found = TagRowScores.apply(hidden[mask], adapter.base_layer.weight, rows, tag_ids, labels[mask])
+        log_probs, entropy, correct = (x.new_zeros(mask.shape).masked_scatter(mask, x) for x in found)
+        return FusedCausalLMOutput(log_probs=log_probs, entropy=entropy, is_top1=correct, label_mask=mask)
+
+    model.forward = forward
+
+
 def order_by_epoch(trainer) -> None:
     """
     Makes the order of rows a function of seed and epoch alone, as the Trainer's other orders are.
@@ -746,7 +814,6 @@ def order_by_epoch(trainer) -> None:
     transformers 5.23 draws length-grouped batches from the global random state: a run resumed in its second epoch
     would take rows twice, and an evaluation before the first step would change the order.
     """
-    import torch
     from transformers.trainer_pt_utils import LengthGroupedSampler
 
     build = trainer._get_train_sampler
@@ -780,6 +847,9 @@ def build_trainer(inputs: dict, training_args):
     if not hasattr(head, "bias"):
         head.register_parameter("bias", None)
     if inputs["peft_config"]:
+        # FSDP and DeepSpeed may keep the matrix in parts.
+        if trainer.accelerator.distributed_type.value in ("NO", "MULTI_CPU", "MULTI_GPU"):
+            score_tag_rows_apart(trainer.model)
         # PEFT would add both whole matrices to every checkpoint, since they were resized; the tags' rows are enough.
         trainer.model.save_pretrained = functools.partial(trainer.model.save_pretrained, save_embedding_layers=False)
     return trainer
@@ -803,9 +873,9 @@ def estimate_memory(model, trainable: int, training_args, model_args) -> dict[st
         # Autocast keeps a copy of each trained weight for as long as a step; frozen ones it casts anew.
         "copies of what is trained, in 16 bits": trainable * 2 * (size < model.dtype.itemsize),
         "what is trained: gradients, AdamW" + (", the adapter" if lora else ""): trainable * (16 if lora else 12),
-        "copy and gradient of the output matrix": 2 * rows * width * model.dtype.itemsize * lora,
-        "activations": kept,
-        "scores of the vocabulary": 3 * tokens * min(HEAD_COLUMNS, rows) * 4,
+        # The tags' rows of the input matrix: PEFT copies the matrix, when nothing else is kept yet or any more.
+        "activations": max(kept, rows * width * model.dtype.itemsize * lora),
+        "scores of the vocabulary": 3 * 4 * (HEAD_TOKENS * rows if lora else tokens * min(HEAD_COLUMNS, rows)),
     }
     return {name: value / 2**30 for name, value in parts.items()}
 
@@ -833,7 +903,6 @@ def preflight(inputs: dict, training_args, model_args) -> None:
 
 
 def main(script_args, training_args, model_args, run_args: RunArguments) -> None:
-    import torch
     from transformers import EarlyStoppingCallback
 
     check_machine(training_args)

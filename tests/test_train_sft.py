@@ -193,22 +193,42 @@ def render(tokenizer, *messages, **arguments) -> list[int]:
     return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False, **arguments)
 
 
-def test_scoring_the_vocabulary_in_tiles_changes_neither_loss_nor_gradients(trained, monkeypatch):
-    """TRL's head in tiles of 64 columns, the last one not full, against the plain forward pass and cross-entropy."""
-    monkeypatch.setattr(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 64)
+def test_scoring_the_tags_rows_apart_changes_neither_loss_nor_gradients(trained, monkeypatch):
+    """`TagRowScores`, 7 labels at a time, the last time fewer, against the plain forward pass and cross-entropy."""
+    monkeypatch.setattr(train_sft, "HEAD_TOKENS", 7)
     trainer, model = trained.trainer, trained.trainer.model.eval()
     batch = next(iter(trainer.get_train_dataloader()))
     parameters = [p for p in model.parameters() if p.requires_grad]
+    calls = []
+    apply = train_sft.TagRowScores.apply
+    monkeypatch.setattr(train_sft.TagRowScores, "apply", lambda *inputs: calls.append(inputs) or apply(*inputs))
     tiled = trainer.compute_loss(model, dict(batch))
+    assert len(calls) == 1 and len(calls[0][0]) == int((batch["labels"] != -100).sum()) > 21
+    fused = model(**batch, fused_lm_head=True)
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
     plain = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100
     )
     assert abs(tiled.item() - plain.item()) < 1e-5
+    labelled, shares = batch["labels"][:, 1:] != -100, logits.log_softmax(-1)
+    assert torch.equal(fused.is_top1, (logits.argmax(-1) == batch["labels"][:, 1:]) & labelled)
+    entropy = -(shares.exp() * shares).sum(-1) * labelled
+    assert torch.allclose(fused.entropy, entropy, atol=1e-5)
     for ours, theirs in zip(
         torch.autograd.grad(tiled, parameters), torch.autograd.grad(plain, parameters), strict=True
     ):
         assert torch.allclose(ours, theirs, atol=1e-5, rtol=0) and theirs.abs().max() > 0
+
+
+@pytest.mark.parametrize("change", [{}, {"logit_scale": 0.5}, {"final_logit_softcapping": 5.0}])
+def test_a_head_that_scales_or_caps_its_scores_keeps_trls_own(base, change):
+    model = AutoModelForCausalLM.from_pretrained(base)
+    config = LoraConfig(target_modules=["q_proj"], trainable_token_indices={"lm_head": [5]}, task_type="CAUSAL_LM")
+    model = get_peft_model(model, config)
+    vars(model.config).update(change)
+    before = model.get_base_model().forward
+    train_sft.score_tag_rows_apart(model)
+    assert (model.get_base_model().forward == before) == bool(change)
 
 
 def test_chat_template_gives_what_training_saw_row_by_row(dataset, tagged):
