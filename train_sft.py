@@ -864,7 +864,9 @@ def estimate_memory(model, trainable: int, training_args, model_args) -> dict[st
     size = model.dtype.itemsize if not (training_args.bf16 or training_args.fp16) else 2
     rows = model.get_input_embeddings().weight.shape[0]
     layer = tokens * size * (14 * width + 5 * inner)  # what one layer keeps for its backward pass
-    kept = layers * tokens * width * size + layer if training_args.activation_checkpointing else layers * layer
+    every = (training_args.activation_checkpointing_kwargs or {}).get("every_n_layers", 1)
+    bare = -(-layers // every) if training_args.activation_checkpointing else 0  # layers that keep only their input
+    kept = bare * tokens * width * size + (layers - bare + min(bare, 1)) * layer
     matrices = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     inside = sum(p.numel() for p in model.parameters() if p.ndim == 2 and id(p) not in matrices)
     bytes_inside = 0.56 if model_args.load_in_4bit else model.dtype.itemsize  # 4 bits and a scale for every 64 weights
