@@ -27,6 +27,7 @@ template, `run.json`, the loss curve, and `samples.jsonl`, drafts for the same v
         --config recipes/tinyllama_lora_fp32.yaml --dataset_name outputs/arxiv_pairs --output_dir outputs/adapter
 """
 
+import argparse
 import contextlib
 import functools
 import hashlib
@@ -45,39 +46,33 @@ from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-from transformers import TrainerCallback
-
-TAGS = ("<problem>", "</problem>", "<approach>", "</approach>")
-END_TAG = TAGS[-1]
-# What a tag means in words the base knows: its new rows start as the mean of these words' rows. The end tag starts as
-# the base's own end-of-text row, which already means "stop".
-TAG_MEANINGS = {"<problem>": "problem", "</problem>": "problem.", "<approach>": "approach:"}
-
-CUDA_CONTEXT_BYTES = 2**29
-HEAD_TOKENS, HEAD_COLUMNS = 256, 4096  # labels whose scores are held at a time, and of how much of the vocabulary
-# What opens a checkpoint, of an adapter or of a whole model; the rest is the optimizer's and the Trainer's.
-MODEL_FILES = ("adapter_*", "model*", "config.json", "generation_config.json", "tokenizer*", "chat_template*")
-SAMPLE_TOKENS = 256  # the longest draft for samples.jsonl
-
-# The last user message is the problem, an assistant message after it its approach. A system message and earlier turns
-# are left out: training saw neither. A tag in the text becomes a space, so that no text can close the problem early.
-CHAT_TEMPLATE = """\
-{%- set turn = namespace(problem='', approach='') -%}
-{%- for message in messages -%}
-{%- if message['role'] == 'user' -%}{%- set turn.problem = message['content'] -%}{%- set turn.approach = '' -%}
-{%- elif message['role'] == 'assistant' -%}{%- set turn.approach = message['content'] -%}
-{%- endif -%}
-{%- endfor -%}
-{{- BOS + '<problem>' + (turn.problem STRIP | trim) + '</problem><approach>' -}}
-{%- if turn.approach -%}{{- ' ' + (turn.approach STRIP | trim) + '</approach>' -}}{%- endif -%}
-"""
-# A sentence's last mark: set off by spaces, as in tokenized corpora, or before a space and a capital or a bracket, but
-# not in an abbreviation that such things follow.
-SENTENCE_END = re.compile(
-    r"(?<=\s)[.!?](?=\s)|(?<=\S)[.!?](?=\s+[A-Z(“\"])(?<!et al\.)(?<!\b[A-Za-z]\.)(?<!\b(?:Fig|Eqs|Sec|Tab|vol)\.)"
-    r"(?<!\b(?:Eq|vs|cf|No|pp)\.)"
-)
+USAGE = "accelerate launch %(prog)s --config RECIPE --ARGUMENT VALUE … (the most used: --help, all: --help_all)"
+# For --help alone: what these are and do is TRL's and transformers' own.
+LIBRARY_ARGUMENTS = {
+    "config": "A recipe: a YAML file of arguments. What the command line says comes first.",
+    "model_name_or_path": "The base model: a folder or a Hub id.",
+    "model_revision": "The base model's commit or tag on the Hub.",
+    "dataset_name": "The pairs: a folder that prepare_dataset.py wrote, or a Hub id.",
+    "output_dir": "Where the adapter and its checkpoints go.",
+    "resume_from_checkpoint": "true: go on from the last complete checkpoint; or a checkpoint's folder.",
+    "max_steps": "How many steps; before --num_train_epochs.",
+    "num_train_epochs": "How often to see every row.",
+    "per_device_train_batch_size": "Rows at a time.",
+    "gradient_accumulation_steps": "How many such batches make a step.",
+    "max_length": "Tokens a row, at most.",
+    "learning_rate": "The highest learning rate.",
+    "eval_steps": "Steps between evaluations.",
+    "save_steps": "Steps between checkpoints.",
+    "bf16": "true: compute in bfloat16.",
+    "load_in_4bit": "true: hold the base in 4 bits.",
+    "use_cpu": "true: train on the CPU, also where there is a GPU.",
+    "seed": "Of rows, dropout and initial weights.",
+    "report_to": "wandb: follow the run in Weights & Biases.",
+    "run_name": "The run's name there.",
+    "push_to_hub": "true: upload the result; privately.",
+    "hub_model_id": "The repository to upload to.",
+    "hub_private_repo": "false: make a new repository public.",
+}
 
 
 @dataclass
@@ -113,6 +108,56 @@ class RunArguments:
             raise ValueError(f"--train_fraction must lie in (0, 1], got {self.train_fraction}")
         if self.num_eval_rows < 1:
             raise ValueError(f"--num_eval_rows must be at least 1, got {self.num_eval_rows}")
+
+
+def print_help() -> None:
+    """This script's arguments and the most used of the libraries', without the seconds that importing TRL takes."""
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(RunArguments, usage=USAGE)
+    group = parser.add_argument_group("the most used of TRL's and transformers' arguments; --help_all shows them all")
+    for name, text in LIBRARY_ARGUMENTS.items():
+        group.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS)
+    parser.print_help()
+
+
+if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv):
+    print_help()
+    sys.exit()
+
+import torch  # noqa: E402 (what follows needs it; --help does not)
+from transformers import TrainerCallback  # noqa: E402
+
+TAGS = ("<problem>", "</problem>", "<approach>", "</approach>")
+END_TAG = TAGS[-1]
+# What a tag means in words the base knows: its new rows start as the mean of these words' rows. The end tag starts as
+# the base's own end-of-text row, which already means "stop".
+TAG_MEANINGS = {"<problem>": "problem", "</problem>": "problem.", "<approach>": "approach:"}
+
+CUDA_CONTEXT_BYTES = 2**29
+HEAD_TOKENS, HEAD_COLUMNS = 256, 4096  # labels whose scores are held at a time, and of how much of the vocabulary
+# What opens a checkpoint, of an adapter or of a whole model; the rest is the optimizer's and the Trainer's.
+MODEL_FILES = ("adapter_*", "model*", "config.json", "generation_config.json", "tokenizer*", "chat_template*")
+SAMPLE_TOKENS = 256  # the longest draft for samples.jsonl
+
+# The last user message is the problem, an assistant message after it its approach. A system message and earlier turns
+# are left out: training saw neither. A tag in the text becomes a space, so that no text can close the problem early.
+CHAT_TEMPLATE = """\
+{%- set turn = namespace(problem='', approach='') -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}{%- set turn.problem = message['content'] -%}{%- set turn.approach = '' -%}
+{%- elif message['role'] == 'assistant' -%}{%- set turn.approach = message['content'] -%}
+{%- endif -%}
+{%- endfor -%}
+{{- BOS + '<problem>' + (turn.problem STRIP | trim) + '</problem><approach>' -}}
+{%- if turn.approach -%}{{- ' ' + (turn.approach STRIP | trim) + '</approach>' -}}{%- endif -%}
+"""
+# A sentence's last mark: set off by spaces, as in tokenized corpora, or before a space and a capital or a bracket, but
+# not in an abbreviation that such things follow.
+SENTENCE_END = re.compile(
+    r"(?<=\s)[.!?](?=\s)|(?<=\S)[.!?](?=\s+[A-Z(“\"])(?<!et al\.)(?<!\b[A-Za-z]\.)(?<!\b(?:Fig|Eqs|Sec|Tab|vol)\.)"
+    r"(?<!\b(?:Eq|vs|cf|No|pp)\.)"
+)
 
 
 def check_machine(training_args) -> None:
@@ -967,8 +1012,8 @@ def main(script_args, training_args, model_args, run_args: RunArguments) -> None
 def parse_arguments(argv: list[str] | None = None) -> tuple:
     from trl import ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
-    usage = "accelerate launch %(prog)s --config RECIPE --ARGUMENT VALUE … (all of them: --help)"
-    parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, RunArguments), usage=usage)
+    parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, RunArguments), usage=USAGE)
+    parser.add_argument("--help_all", action="help", help="Show all arguments.")
     try:
         script_args, training_args, model_args, run_args = parser.parse_args_and_config(argv)
         if model_args.model_name_or_path is None:

@@ -52,9 +52,13 @@ def test_every_requirement_is_needed_by_a_script_and_pinned():
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_names_every_argument(script):
-    result = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
+def test_help_names_every_argument_and_waits_for_no_library(script):
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", script, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 0
+    heavy = {"torch", "datasets", "trl", "peft", "gradio", "pandas"}
+    assert not heavy & {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     module = importlib.import_module(script.removesuffix(".py"))
     classes = [value for name, value in vars(module).items() if name.endswith("Arguments") and is_dataclass(value)]
     names = [field.name for kind in classes for field in fields(kind) if kind.__module__ == module.__name__]

@@ -800,6 +800,13 @@ def test_preflight_shows_the_run_and_loads_no_weights(base, dataset, tmp_path, c
     assert not (tmp_path / "adapter").exists()
 
 
+def test_help_names_arguments_that_exist(capsys):
+    with pytest.raises(SystemExit):
+        train_sft.parse_arguments(["--help_all"])
+    existing = set(re.findall(r"--(\w+)", capsys.readouterr().out))
+    assert train_sft.LIBRARY_ARGUMENTS.keys() <= existing and {"lora_r", "packing", "preflight"} <= existing
+
+
 def test_trls_tile_of_the_vocabulary_is_still_where_we_set_it():
     """A private constant of trl 1.16.0, set in `build_trainer`: a new version must be read before it is taken."""
     assert version("trl") == "1.16.0"
