@@ -111,9 +111,9 @@ def space_steps(trainer, steps: int) -> None:
     trainer.args.max_steps = steps
 
 
-def random_base(folder: str, dtype: torch.dtype):
+def random_base(folder: str, dtype: torch.dtype, **changes):
     torch.manual_seed(0)
-    config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    config, tokenizer = AutoConfig.from_pretrained(folder, **changes), AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return model, tokenizer
@@ -156,7 +156,8 @@ def build_stock(args, output_dir: str):
     )
 
 
-def build_ours(args, output_dir: str):
+def build_ours(args, output_dir: str, **changes):
+    """The report's recipe with what the kind adds to it; `changes` are of the model's shape."""
     import train_sft
 
     places = ["--model_name_or_path", args.model, "--dataset_name", args.dataset_name, "--output_dir", output_dir]
@@ -164,7 +165,7 @@ def build_ours(args, output_dir: str):
     quiet = ["--eval_strategy", "no", "--eval_on_start", "false", "--save_strategy", "no"]
     recipe = ["--config", str(ROOT / "recipes/tinyllama_lora_fp32.yaml")]
     arguments = train_sft.parse_arguments([*recipe, *places, *cpu, *quiet, *OURS[args.child]])
-    train_sft.load_base = lambda model_args, load_weights: random_base(args.model, getattr(torch, model_args.dtype))
+    train_sft.load_base = lambda model_args, _: random_base(args.model, getattr(torch, model_args.dtype), **changes)
     return train_sft.build_trainer(train_sft.build_inputs(*arguments), arguments[1])
 
 
@@ -173,7 +174,8 @@ def run_child(args) -> None:
     if args.memory_gib and torch.cuda.is_available():  # of which the CUDA context takes half a GiB
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction((args.memory_gib - 0.5) * 2**30 / total)
-    rate = measure_rate(torch.bfloat16 if "bf16" in args.child else torch.float32)
+    dtype = torch.bfloat16 if "bf16" in args.child else torch.float32
+    rate = measure_rate(dtype)
     with tempfile.TemporaryDirectory() as output_dir:
         build = {"original": build_original, "stock": build_stock}.get(args.child, build_ours)
         trainer = build(args, output_dir)
@@ -181,13 +183,15 @@ def run_child(args) -> None:
         trainer.model.register_forward_pre_hook(meter.count, with_kwargs=True)
         trainer.add_callback(meter)
         space_steps(trainer, args.steps + 1)
-        row = {"kind": args.child, "gflops": rate / 1e9}
+        row = {"kind": args.child}
         if args.accounting:
             with Accounting(trainer.model) as accounting:
                 trainer.train()
             row["allocated_gib"] = accounting.peak / 2**30
         else:
             trainer.train()
+    rate = (rate + measure_rate(dtype)) / 2  # before and after: the machine is shared
+    row["gflops"] = rate / 1e9
     tokens, positions, seconds = zip(*meter.steps[1:], strict=True)
     row["tokens_a_second"] = median(t / s for t, s in zip(tokens, seconds, strict=True))
     row["seconds_a_step"], row["padding"] = median(seconds), 1 - sum(tokens) / sum(positions)
