@@ -120,8 +120,8 @@ def load_rows(args: EvaluationArguments, name: str, number: int | None = None) -
 def load_predictions(path: str, rows: list[dict]) -> list[dict]:
     """Another system's drafts for `rows`; ends with one line that names the row where one is missing."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        drafts = {row["id"]: row["prediction"] for row in map(json.loads, lines)}
+        with Path(path).open(encoding="utf-8") as lines:
+            drafts = {row["id"]: row["prediction"] for row in map(json.loads, lines)}
         return [{"prediction": drafts[row["id"]].strip(), "ended": None, "num_tokens": None} for row in rows]
     except KeyError as error:
         sys.exit(f"--predictions {path}: no prediction for row {error}; a row is {{'id': …, 'prediction': …}}")
@@ -371,8 +371,9 @@ def find_best_base(drafter: Drafter, rows: list[dict], examples: list[dict], met
         drafts = [draft["prediction"] for draft in drafter.draft(prompts, partial)]
         rouge = metrics["rouge"].compute(predictions=drafts, references=references)["rougeL"] or 0.0
         bits, size = np.nansum(drafter.bits(prompts, references), axis=0)
-        found[name] = {"rougeL": rouge, "bits_per_byte": bits / size if size else math.inf}
-        print(f"  {name}, on {len(rows)} validation rows: ROUGE-L {rouge:.3f}, {bits / size:.3f} bits a byte")
+        rate = bits / size if size else math.inf
+        found[name] = {"rougeL": rouge, "bits_per_byte": rate}
+        print(f"  {name}, on {len(rows)} validation rows: ROUGE-L {rouge:.3f}, {rate:.3f} bits a byte")
     return {
         "drafts": max(found, key=lambda name: found[name]["rougeL"]),
         "bits_per_byte": min(found, key=lambda name: found[name]["bits_per_byte"]),

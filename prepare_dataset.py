@@ -569,7 +569,7 @@ def make_card(splits, report: dict, files: dict[str, dict]) -> str:
     from huggingface_hub import DatasetCardData
 
     size = sum(report["splits"].values())
-    bounds = ["1K", "10K", "100K", "1M", "10M"]
+    bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
     data = DatasetCardData(
         language="en",
         license=report["source"].get("license", "unknown"),

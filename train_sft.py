@@ -55,7 +55,7 @@ LIBRARY_ARGUMENTS = {
     "dataset_name": "The pairs: a folder that prepare_dataset.py wrote, or a Hub id.",
     "output_dir": "Where the adapter and its checkpoints go.",
     "resume_from_checkpoint": "true: go on from the last complete checkpoint; or a checkpoint's folder.",
-    "max_steps": "How many steps; before --num_train_epochs.",
+    "max_steps": "How many steps; overrides --num_train_epochs.",
     "num_train_epochs": "How often to see every row.",
     "per_device_train_batch_size": "Rows at a time.",
     "gradient_accumulation_steps": "How many such batches make a step.",
@@ -135,7 +135,8 @@ END_TAG = TAGS[-1]
 TAG_MEANINGS = {"<problem>": "problem", "</problem>": "problem.", "<approach>": "approach:"}
 
 CUDA_CONTEXT_BYTES = 2**29
-HEAD_TOKENS, HEAD_COLUMNS = 256, 4096  # labels whose scores are held at a time, and of how much of the vocabulary
+HEAD_TOKENS = 256  # labels scored at a time, each against the whole vocabulary
+HEAD_COLUMNS = 4096  # where TRL scores: of the vocabulary at a time, for all tokens
 # What opens a checkpoint, of an adapter or of a whole model; the rest is the optimizer's and the Trainer's.
 MODEL_FILES = ("adapter_*", "model*", "config.json", "generation_config.json", "tokenizer*", "chat_template*")
 SAMPLE_TOKENS = 256  # the longest draft for samples.jsonl
@@ -341,20 +342,21 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(numbered, key=lambda path: int(path.name.partition("-")[2]), reverse=True)
 
 
-def find_checkpoint(training_args, identity: dict) -> str | None:
+def find_checkpoint(training_args, identity: dict) -> tuple[str | None, dict]:
     """
-    The checkpoint to go on from: the one named, or for `true` the last complete one, if any.
+    The checkpoint to go on from, the one named or for `true` the last complete one, if any; and its progress.
 
     Ends with one line where the checkpoint is of another run: bit for bit the same result needs the same rows, order
     and steps. `progress.json` is written when all else of a checkpoint is; without it, the writing was interrupted.
     """
     wanted = training_args.resume_from_checkpoint
-    if wanted is None or str(wanted).lower() == "false":
-        return None
+    if wanted is None:
+        return None, {}
     folder = Path(training_args.output_dir)
     for checkpoint in list_checkpoints(folder) if str(wanted).lower() == "true" else [Path(wanted)]:
         try:
-            theirs = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))["identity"]
+            progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
+            theirs = progress.pop("identity")
         except (OSError, ValueError):
             print(f"{checkpoint} is not complete: passed over")
             continue
@@ -363,11 +365,11 @@ def find_checkpoint(training_args, identity: dict) -> str | None:
         changed = [f"{name} {identity.get(name)}, there {theirs.get(name)}" for name in changed]
         if changed:
             sys.exit(f"--resume_from_checkpoint {checkpoint} is of another run: {'; '.join(changed)}")
-        return str(checkpoint)
+        return str(checkpoint), progress
     if str(wanted).lower() != "true":
         sys.exit(f"--resume_from_checkpoint {wanted}: no complete checkpoint")
     print(f"No complete checkpoint in {folder}: starting from the beginning")
-    return None
+    return None, {}
 
 
 def push_folder(training_args, token: str | None, folder: Path, message: str, **upload) -> str:
@@ -413,12 +415,10 @@ class RunLog(TrainerCallback):
     def __init__(self, model, tokenizer, problems: list[dict], progress: dict):
         self.tokenizer, self.problems, self.progress = tokenizer, problems, progress
         self.activation_dtype: str | None = None
-        self.samples: list[dict] = []
         self.tokens = self.positions = self.rate = 0
         self.clock: float | None = None
-        layers = [module for module in model.modules() if hasattr(module, "lora_A")]
-        layers = layers or [module for module in model.modules() if type(module).__name__ == "Linear"]
-        self.hook = layers[0].register_forward_hook(self.record_precision)
+        layer = next(m for m in model.modules() if hasattr(m, "lora_A") or type(m).__name__ == "Linear")
+        self.hook = layer.register_forward_hook(self.record_precision)
         model.register_forward_pre_hook(self.count_tokens, with_kwargs=True)
 
     def record_precision(self, module, inputs, output) -> None:
@@ -444,12 +444,6 @@ class RunLog(TrainerCallback):
         for name, value in (("seconds", seconds), ("tokens", tokens), ("positions", positions)):
             self.progress[name] = self.progress.get(name, 0) + value
         self.rate, self.tokens, self.positions, self.clock = tokens / seconds, 0, 0, None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        path = Path(args.output_dir) / "samples.jsonl"
-        if state.global_step and path.is_file():
-            rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-            self.samples = [row for row in rows if row["step"] <= state.global_step]
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.clock = self.clock or time.monotonic()
@@ -487,15 +481,22 @@ class RunLog(TrainerCallback):
         model.eval()
         output = model.generate(**batch, do_sample=False, max_new_tokens=SAMPLE_TOKENS, use_cache=True)
         drafts = self.tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        self.samples = [row for row in self.samples if row["step"] != state.global_step]
+        path, samples = Path(args.output_dir) / "samples.jsonl", []
+        if path.is_file():
+            with path.open(encoding="utf-8") as file:
+                samples = [row for row in map(json.loads, file) if row["step"] < state.global_step]
         for row, draft in zip(self.problems, drafts, strict=True):
             kept = {"id": row["id"], "problem": row["problem"], "draft": draft.strip()}
-            self.samples.append({"step": state.global_step, **kept})
-        write_samples(self.samples, Path(args.output_dir))
+            samples.append({"step": state.global_step, **kept})
+        partial = path.with_name(
+            ".samples.partial"
+        )  # moved when it is whole: a kill leaves the old one or the new one
+        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in samples), encoding="utf-8")
+        partial.replace(path)
         if "wandb" in args.report_to:
             import wandb
 
-            table = wandb.Table(list(self.samples[0]), [list(row.values()) for row in self.samples])
+            table = wandb.Table(list(samples[0]), [list(row.values()) for row in samples])
             wandb.log({"drafts": table, "train/global_step": state.global_step})
 
 
@@ -577,13 +578,6 @@ class RunGuard(TrainerCallback):
             for upload in uploads:
                 if problem := push_folder(args, self.token, checkpoint, f"Step {state.global_step}", **upload):
                     print(problem, file=sys.stderr)  # a failed upload is no reason to lose the run
-
-
-def write_samples(samples: list[dict], output_dir: Path) -> None:
-    """`samples.jsonl`, written beside and moved: a kill leaves the old one or the new one."""
-    partial = output_dir / ".samples.partial"
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in samples), encoding="utf-8")
-    partial.replace(output_dir / "samples.jsonl")
 
 
 def plot_losses(losses: list[dict], path: Path) -> None:
@@ -779,8 +773,8 @@ class TagRowScores(torch.autograd.Function):
     """
     Log-probability, entropy and correctness of each label under a head of which only the tags' rows are trained.
 
-    The same numbers as TRL's function, for less: PEFT copies the whole matrix to put the rows in, and TRL computes the
-    gradient of all of it, scores twice, and without Triton scores the prompts, too. Here the rows stay beside the
+    In FP32 the numbers of TRL's function, for less: PEFT copies the whole matrix to put the rows in, and TRL computes
+    the gradient of all of it, scores twice, and without Triton scores the prompts, too. Here the rows stay beside the
     matrix, and a label's gradient is taken while its scores are at hand.
     """
 
@@ -801,7 +795,7 @@ class TagRowScores(torch.autograd.Function):
             log_probs[part] = log_p.gather(1, label).squeeze(1)
             correct[part] = log_p.argmax(-1) == labels[part]
             p = log_p.exp()
-            entropy[part] = -(p * log_p).sum(-1)
+            entropy[part] = -torch.linalg.vecdot(p, log_p)
             if any(ctx.needs_input_grad):
                 slope = p.neg_().scatter_add_(1, label, torch.ones_like(label, dtype=p.dtype)).to(dtype)
                 tag_slopes[part] = slope[:, tag_ids]
@@ -824,7 +818,8 @@ def score_tag_rows_apart(model) -> None:
     """
     Has the loss of TRL's trainer come from `TagRowScores`, where the output matrix has trained rows and no bias.
 
-    Where a model caps or scales its scores, or adds the losses of a router, the loss stays TRL's own.
+    TRL's `compute_loss` asks with `fused_lm_head`; generation does not, and keeps its forward pass. Where a model caps
+    or scales its scores, or adds the losses of a router, the loss stays TRL's own, too.
     """
     from trl.trainer.utils import FusedCausalLMOutput
 
@@ -835,7 +830,6 @@ def score_tag_rows_apart(model) -> None:
         return
     model, adapter = model.get_base_model(), head.token_adapter
     (name,) = adapter.active_adapters
-    rows, tag_ids = adapter.trainable_tokens_delta[name], adapter.token_indices[name]
     trl_forward = model.forward
 
     @functools.wraps(trl_forward)
@@ -845,6 +839,9 @@ def score_tag_rows_apart(model) -> None:
         hidden = model.base_model(*inputs, **{**named_inputs, "use_cache": False}).last_hidden_state[:, :-1]
         labels = labels[:, 1:]
         mask = labels != -100
+        rows = adapter.trainable_tokens_delta[name]  # looked up each time: loading a checkpoint may replace it
+        rows = rows if torch.is_grad_enabled() else rows.detach()
+        tag_ids = adapter.token_indices[name]
         found = TagRowScores.apply(hidden[mask], adapter.base_layer.weight, rows, tag_ids, labels[mask])
         log_probs, entropy, correct = (x.new_zeros(mask.shape).masked_scatter(mask, x) for x in found)
         return FusedCausalLMOutput(log_probs=log_probs, entropy=entropy, is_top1=correct, label_mask=mask)
@@ -852,28 +849,42 @@ def score_tag_rows_apart(model) -> None:
     model.forward = forward
 
 
+def embed_tag_rows_apart(model) -> None:
+    """Looks the tags up beside the input matrix, of which PEFT makes a copy, and torch a gradient, at each look-up."""
+    wrapper = model.get_input_embeddings()
+    adapter = wrapper.token_adapter
+    if type(adapter.base_layer) is not torch.nn.Embedding:  # Gemma's, for one, scales what it looks up
+        return
+    (name,) = adapter.active_adapters
+
+    def forward(ids):
+        is_tag = ids.unsqueeze(-1) == torch.tensor(adapter.token_indices[name], device=ids.device)
+        found = adapter.base_layer(ids)
+        rows = adapter.trainable_tokens_delta[name].to(found.dtype)
+        return torch.where(is_tag.any(-1, keepdim=True), is_tag.to(found.dtype) @ rows, found)
+
+    wrapper.forward = forward
+
+
 def order_by_epoch(trainer) -> None:
     """
-    Makes the order of rows a function of seed and epoch alone, as the Trainer's other orders are.
+    Makes the order of length-grouped rows a function of seed and epoch alone, as the Trainer's other orders are.
 
-    transformers 5.23 draws length-grouped batches from the global random state: a run resumed in its second epoch
-    would take rows twice, and an evaluation before the first step would change the order.
+    transformers 5.23 draws it from the global random state: a run resumed in its second epoch would take rows twice,
+    and an evaluation before the first step would change the order. Its sampler for several processes does not;
+    Accelerate deals the batches out to the processes, so that it is asked for one.
     """
-    from transformers.trainer_pt_utils import LengthGroupedSampler
+    from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
 
-    build = trainer._get_train_sampler
-
-    def build_seeded(*arguments):
-        sampler = build(*arguments)
-        if isinstance(sampler, LengthGroupedSampler):  # Accelerate calls set_epoch on a sampler that has one
-            seed = trainer.args.seed
-            sampler.set_epoch = lambda epoch: setattr(
-                sampler, "generator", torch.Generator().manual_seed(seed + epoch)
-            )
-            sampler.set_epoch(0)
-        return sampler
-
-    trainer._get_train_sampler = build_seeded
+    args = trainer.args
+    if args.train_sampling_strategy == "group_by_length":
+        trainer._get_train_sampler = lambda *rows: DistributedLengthGroupedSampler(
+            args.train_batch_size * args.gradient_accumulation_steps,
+            num_replicas=1,
+            rank=0,
+            seed=args.seed,
+            lengths=[len(ids) for ids in trainer.train_dataset["input_ids"]],
+        )
 
 
 def build_trainer(inputs: dict, training_args):
@@ -881,7 +892,7 @@ def build_trainer(inputs: dict, training_args):
     import trl.trainer.utils
     from trl import SFTTrainer
 
-    # TRL scores the vocabulary in tiles of 32,768 columns, which TinyLlama's fits into whole: 0.8 GiB more at 2 × 512.
+    # TRL's own head scores in tiles of 32,768 columns, which TinyLlama's fits into whole: 0.8 GiB more at 2 × 512.
     trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = HEAD_COLUMNS
     training_args.eos_token = END_TAG  # TRL gives it to the tokenizer, the configuration and the generation defaults
     parts = ("model", "processing_class", "peft_config", "train_dataset", "eval_dataset")
@@ -895,6 +906,7 @@ def build_trainer(inputs: dict, training_args):
         # FSDP and DeepSpeed may keep the matrix in parts.
         if trainer.accelerator.distributed_type.value in ("NO", "MULTI_CPU", "MULTI_GPU"):
             score_tag_rows_apart(trainer.model)
+            embed_tag_rows_apart(trainer.model)
         # PEFT would add both whole matrices to every checkpoint, since they were resized; the tags' rows are enough.
         trainer.model.save_pretrained = functools.partial(trainer.model.save_pretrained, save_embedding_layers=False)
     return trainer
@@ -911,7 +923,8 @@ def estimate_memory(model, trainable: int, training_args, model_args) -> dict[st
     layer = tokens * size * (14 * width + 5 * inner)  # what one layer keeps for its backward pass
     every = (training_args.activation_checkpointing_kwargs or {}).get("every_n_layers", 1)
     bare = -(-layers // every) if training_args.activation_checkpointing else 0  # layers that keep only their input
-    kept = bare * tokens * width * size + (layers - bare + min(bare, 1)) * layer
+    whole = max(layers - bare, (bare - 1) * (every - 1) + 1)  # with the one computed again, and what is above it gone
+    kept = bare * tokens * width * size + whole * layer
     matrices = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     inside = sum(p.numel() for p in model.parameters() if p.ndim == 2 and id(p) not in matrices)
     bytes_inside = 0.56 if model_args.load_in_4bit else model.dtype.itemsize  # 4 bits and a scale for every 64 weights
@@ -919,10 +932,10 @@ def estimate_memory(model, trainable: int, training_args, model_args) -> dict[st
         "weights": (model.num_parameters() - inside) * model.dtype.itemsize + inside * bytes_inside,
         # Autocast keeps a copy of each trained weight for as long as a step; frozen ones it casts anew.
         "copies of what is trained, in 16 bits": trainable * 2 * (size < model.dtype.itemsize),
+        "copy of the output matrix, in 16 bits": rows * width * 2 * (lora and size < model.dtype.itemsize),
         "what is trained: gradients, AdamW" + (", the adapter" if lora else ""): trainable * (16 if lora else 12),
-        # The tags' rows of the input matrix: PEFT copies the matrix, when nothing else is kept yet or any more.
-        "activations": max(kept, rows * width * model.dtype.itemsize * lora),
-        "scores of the vocabulary": 3 * 4 * (HEAD_TOKENS * rows if lora else tokens * min(HEAD_COLUMNS, rows)),
+        "activations": kept,
+        "scores of the vocabulary": 16 * HEAD_TOKENS * rows if lora else 12 * tokens * min(HEAD_COLUMNS, rows),
     }
     return {name: value / 2**30 for name, value in parts.items()}
 
@@ -955,7 +968,6 @@ def main(script_args, training_args, model_args, run_args: RunArguments) -> None
     check_machine(training_args)
     arguments = (script_args, training_args, model_args, run_args)
     output_dir, resume = Path(training_args.output_dir), training_args.resume_from_checkpoint
-    resume = None if str(resume).lower() == "false" else resume
     if run_args.preflight:
         return preflight(build_inputs(*arguments, load_weights=False), training_args, model_args)
     if output_dir.is_dir() and any(output_dir.iterdir()) and not run_args.overwrite and resume is None:
@@ -971,9 +983,7 @@ def main(script_args, training_args, model_args, run_args: RunArguments) -> None
     inputs = build_inputs(*arguments)
     trainer = build_trainer(inputs, training_args)
     identity = describe_identity(training_args, model_args, inputs["rows"])
-    checkpoint = find_checkpoint(training_args, identity)
-    progress = json.loads((Path(checkpoint) / "progress.json").read_text(encoding="utf-8")) if checkpoint else {}
-    progress.pop("identity", None)
+    checkpoint, progress = find_checkpoint(training_args, identity)
     setup = describe_setup(arguments, inputs)
     if "wandb" in training_args.report_to and trainer.is_world_process_zero():
         start_wandb(training_args, setup, progress)
@@ -1016,6 +1026,8 @@ def parse_arguments(argv: list[str] | None = None) -> tuple:
     parser.add_argument("--help_all", action="help", help="Show all arguments.")
     try:
         script_args, training_args, model_args, run_args = parser.parse_args_and_config(argv)
+        if str(training_args.resume_from_checkpoint).lower() == "false":
+            training_args.resume_from_checkpoint = None
         if model_args.model_name_or_path is None:
             raise ValueError("--model_name_or_path is missing: the base model's folder or Hub id")
         if model_args.load_in_4bit and not model_args.use_peft:

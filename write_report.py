@@ -68,7 +68,8 @@ def read_inputs(scores_dir: Path, run_dir: Path | None) -> tuple[dict, list[dict
         path = scores_dir / "scores.json"
         scores = json.loads(path.read_text(encoding="utf-8"))
         path = scores_dir / "predictions.jsonl"
-        predictions = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        with path.open(encoding="utf-8") as lines:
+            predictions = [json.loads(line) for line in lines]
         if run_dir is None:
             return scores, predictions, None
         path = run_dir / "run.json"

@@ -5,13 +5,14 @@ the report's data would take on other machines: an estimate.
 Steps of the report's FP32 recipe, LoRA with activation checkpointing, on random weights and rows of one length each.
 For every model size, by least squares:
 
-    seconds = a + operations / r      operations = 6 × parameters × tokens + 18 × layers × width × length × tokens
-    GiB = w + k × tokens
+    seconds = a + operations / r      GiB = w + k × tokens
 
-The 6 and the 18 are a forward pass, the same once more for the backward pass, and the backward pass to activations;
-the second term is attention's, which grows with the square of the length. Against rows: whole runs of the smallest
-model. For other machines: their makers' published rate, of which training reaches the share that the largest model
-reached of a plain matrix product here; what `training.py` measured says how far that goes for bfloat16.
+A token costs 6 operations a parameter of the layers (2 forward, 2 again for the backward pass, 2 backward to
+activations), a labelled one 4 a parameter of the head, which does nothing twice. Attention costs a token
+18 × layers × width × length: 4 forward, 4 again, and 10 backward, where its kernel computes its scores anew. Against
+rows: whole runs of the smallest model. For other machines: their makers' published rate, of which training reaches
+the share that the largest model reached of a plain matrix product here; for bfloat16 the share that `training.py`
+measured.
 
     python benchmarks/cost_curves.py --dataset_name PAIRS --small SMALL_MODEL_FOLDER --model TINYLLAMA_CONFIG_FOLDER \\
         --training benchmarks/results/training_epyc_2_cores.json --output FILE.json
@@ -21,6 +22,7 @@ import argparse
 import contextlib
 import json
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +34,12 @@ EPOCH_ROWS = 103_663
 MEDIUM = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
 MEDIUM |= {"num_key_value_heads": 12, "head_dim": 64, "tie_word_embeddings": True}
 CASES = ((128, 1), (128, 4), (256, 2), (512, 1), (512, 2))  # tokens a row, rows
-RUN_ROWS = (50, 100, 200, 400)
+RUN_ROWS = (48, 100, 200, 400)
 # TFLOP/s as published: FP32, and BF16 on tensor cores where the card has it (dense, FP32 accumulation).
 CARDS = {
     "GTX 1660 Ti, 6 GB": (5.4, None),
     "T4, 16 GB": (8.1, None),
-    "RTX 3060, 12 GB": (12.7, 51.0),
+    "RTX 3060, 12 GB": (12.7, 25.5),
     "H200": (67.0, 989.0),
 }
 
@@ -60,15 +62,13 @@ def train(trainer, length: int, rows: int, steps: int, watch=None) -> list[float
     return [seconds for _, _, seconds in meter.steps]
 
 
-def count_operations(config, parameters: int, length: int, rows: int) -> int:
-    tokens, attention = rows * length, 18 * config.num_hidden_layers * config.hidden_size
-    return 6 * parameters * tokens + attention * length * tokens
-
-
-def count_parameters(model) -> int:
-    """Those that a token is multiplied with: a look-up in the input matrix takes no time."""
-    looked_up = 0 if model.config.tie_word_embeddings else model.config.vocab_size * model.config.hidden_size
-    return model.num_parameters() - looked_up
+def count_operations(model, length: int, rows: int) -> float:
+    """Of a step; an input matrix is looked up, which costs nothing. Three quarters of the tokens have a label."""
+    config, tokens = model.config, rows * length
+    matrix = config.vocab_size * config.hidden_size
+    layers = model.num_parameters() - (1 if config.tie_word_embeddings else 2) * matrix
+    attention = 18 * config.num_hidden_layers * config.hidden_size * length
+    return tokens * (6 * layers + 4 * 0.75 * matrix + attention)
 
 
 def measure(trainer) -> list[dict]:
@@ -78,8 +78,7 @@ def measure(trainer) -> list[dict]:
     for length, rows in CASES:
         seconds, accounting = min(train(trainer, length, rows, 2)), training.Accounting(trainer.model)
         train(trainer, length, rows, 1, accounting)
-        operations = count_operations(model.config, count_parameters(model), length, rows)
-        case = {"length": length, "rows": rows, "operations": operations}
+        case = {"length": length, "rows": rows, "operations": count_operations(model, length, rows)}
         found.append({**case, "seconds": seconds, "gib": accounting.peak / 2**30})
         print(json.dumps(found[-1]), flush=True)
     return found
@@ -93,10 +92,10 @@ def fit(x: list[float], y: list[float]) -> tuple[float, float, float]:
 
 
 def main(args: argparse.Namespace) -> None:
-    rate = training.measure_rate(torch.float32)
     shapes = {"9 M": (args.small, {}), "110 M": (args.model, MEDIUM), "1.1 B": (args.model, {})}
-    found = {"gflops": rate / 1e9, "sizes": {}}
+    found = {"sizes": {}}
     for name, (folder, changes) in shapes.items():
+        before = training.measure_rate(torch.float32)
         options = argparse.Namespace(model=folder, dataset_name=args.dataset_name, child="recipe")
         with tempfile.TemporaryDirectory() as output_dir:
             trainer = training.build_ours(options, output_dir, **changes)
@@ -104,16 +103,21 @@ def main(args: argparse.Namespace) -> None:
             model = trainer.model.get_base_model()
             print(f"{name}: {model.num_parameters():,} parameters")
             # A row of the report's data: the mean over rows of their own lengths.
-            row = np.mean([count_operations(model.config, count_parameters(model), int(n), 1) for n in lengths])
+            row = np.mean([count_operations(model, int(length), 1) for length in lengths])
             cases = measure(trainer)
             if name == "9 M":
-                runs = [sum(train(trainer, 256, 4, rows // 4)) for rows in RUN_ROWS]
+                runs = []
+                for rows in RUN_ROWS:
+                    started = time.monotonic()
+                    train(trainer, 256, 4, rows // 4)
+                    runs.append(time.monotonic() - started)
                 a, b, error = fit(RUN_ROWS, runs)
                 found["rows"] = {"rows": RUN_ROWS, "seconds": runs, "a": a, "a_row": b, "error": error}
+        rate = (before + training.measure_rate(torch.float32)) / 2
         tokens = [case["length"] * case["rows"] for case in cases]
         a, b, error = fit([case["operations"] for case in cases], [case["seconds"] for case in cases])
         w, k, memory_error = fit(tokens, [case["gib"] for case in cases])
-        size = {"a": a, "r": 1 / b, "share": 1 / b / rate, "error": error, "w": w, "k": k}
+        size = {"gflops": rate / 1e9, "a": a, "r": 1 / b, "share": 1 / b / rate, "error": error, "w": w, "k": k}
         found["sizes"][name] = {**size, "memory_error": memory_error, "cases": cases}
     print(f"\n{'model':8}{'a, s':>8}{'r, GFLOP/s':>12}{'of matrix rate':>16}{'error':>8}", end="")
     print(f"{'w, GiB':>9}{'k, MiB a token':>16}{'error':>8}")

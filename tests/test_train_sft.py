@@ -204,8 +204,13 @@ def test_scoring_the_tags_rows_apart_changes_neither_loss_nor_gradients(trained,
     monkeypatch.setattr(train_sft.TagRowScores, "apply", lambda *inputs: calls.append(inputs) or apply(*inputs))
     tiled = trainer.compute_loss(model, dict(batch))
     assert len(calls) == 1 and len(calls[0][0]) == int((batch["labels"] != -100).sum()) > 21
+    with torch.no_grad():
+        trainer.compute_loss(model, dict(batch))
+    assert not any(value.requires_grad for value in calls[1][:3]), "an evaluation computes no gradients"
     fused = model(**batch, fused_lm_head=True)
+    del model.get_input_embeddings().forward  # PEFT's own look-up, and its own head
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    train_sft.embed_tag_rows_apart(model)
     plain = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100
     )
@@ -218,6 +223,45 @@ def test_scoring_the_tags_rows_apart_changes_neither_loss_nor_gradients(trained,
         torch.autograd.grad(tiled, parameters), torch.autograd.grad(plain, parameters), strict=True
     ):
         assert torch.allclose(ours, theirs, atol=1e-5, rtol=0) and theirs.abs().max() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_of_tag_rows_are_those_of_the_whole_matrix(dtype):
+    """Against autograd on the matrix with the rows in it; in bfloat16 to its precision; also of no label."""
+    torch.manual_seed(0)
+    hidden, weight, rows = torch.randn(9, 16).to(dtype), torch.randn(40, 16).to(dtype), torch.randn(2, 16).to(dtype)
+    labels, tag_ids, gradient = torch.randint(0, 40, (9,)), [38, 5], torch.randn(9)
+    labels[0] = 38
+    hidden.requires_grad_(), rows.requires_grad_()
+    ours = train_sft.TagRowScores.apply(hidden, weight, rows, tag_ids, labels)[0]
+    whole = weight.index_copy(0, torch.tensor(tag_ids), rows)
+    plain = (hidden @ whole.T).float().log_softmax(-1).gather(1, labels[:, None]).squeeze(1)
+    limit = {"atol": 1e-5 if dtype == torch.float32 else 0.05, "rtol": 0 if dtype == torch.float32 else 0.02}
+    assert torch.allclose(ours, plain, **limit)
+    found, expected = (torch.autograd.grad(value, (hidden, rows), gradient) for value in (ours, plain))
+    assert all(torch.allclose(a.float(), b.float(), **limit) for a, b in zip(found, expected, strict=True))
+    none = train_sft.TagRowScores.apply(hidden[:0], weight, rows, tag_ids, labels[:0])[0]
+    assert none.shape == (0,) and not torch.autograd.grad(none.sum(), rows)[0].any()
+
+
+def test_rows_that_loading_an_adapter_replaces_are_trained(trained, base):
+    """PEFT 0.21 makes new parameters of rows in bfloat16, as TRL's 4-bit runs have them, when a run is resumed."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(len(AutoTokenizer.from_pretrained(trained.adapter)), mean_resizing=False)
+    config = LoraConfig.from_pretrained(trained.adapter)
+    config.inference_mode = False
+    model = get_peft_model(model, config)
+    add_fused_lm_head(model.get_base_model())
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    train_sft.score_tag_rows_apart(model)
+    train_sft.embed_tag_rows_apart(model)
+    model.load_adapter(trained.adapter, "default", is_trainable=True)
+    rows = {name: p for name, p in model.named_parameters() if "trainable_tokens_delta" in name}
+    ids = torch.tensor([[1, *model.peft_config["default"].trainable_token_indices["embed_tokens"], 7]])
+    model(ids, labels=ids, fused_lm_head=True).log_probs.sum().backward()
+    assert len(rows) == 2 and all(p.grad is not None and p.grad.any() for p in rows.values())
 
 
 @pytest.mark.parametrize("change", [{}, {"logit_scale": 0.5}, {"final_logit_softcapping": 5.0}])
