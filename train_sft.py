@@ -876,15 +876,16 @@ def order_by_epoch(trainer) -> None:
     """
     from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
 
-    args = trainer.args
-    if args.train_sampling_strategy == "group_by_length":
-        trainer._get_train_sampler = lambda *rows: DistributedLengthGroupedSampler(
-            args.train_batch_size * args.gradient_accumulation_steps,
-            num_replicas=1,
-            rank=0,
-            seed=args.seed,
-            lengths=[len(ids) for ids in trainer.train_dataset["input_ids"]],
+    def build_sampler(*arguments):
+        args, rows = trainer.args, trainer.train_dataset
+        step_rows = args.train_batch_size * args.gradient_accumulation_steps
+        lengths = rows["length"][:] if "length" in rows.column_names else None  # packing drops the column
+        return DistributedLengthGroupedSampler(
+            step_rows, rows, num_replicas=1, rank=0, seed=args.seed, lengths=lengths
         )
+
+    if trainer.args.train_sampling_strategy == "group_by_length":
+        trainer._get_train_sampler = build_sampler
 
 
 def build_trainer(inputs: dict, training_args):
