@@ -244,6 +244,20 @@ def test_scores_of_tag_rows_are_those_of_the_whole_matrix(dtype):
     assert none.shape == (0,) and not torch.autograd.grad(none.sum(), rows)[0].any()
 
 
+def test_trls_own_head_in_tiles_changes_neither_loss_nor_gradients(base, monkeypatch):
+    """It still scores where all weights are trained: in tiles of 64 columns, the last one not full."""
+    monkeypatch.setattr(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 64)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    add_fused_lm_head(model)
+    assert model.config.vocab_size % 64
+    ids = torch.arange(3, 43).view(2, 20)
+    tiled = model(ids, labels=ids, fused_lm_head=True).loss
+    plain = torch.nn.functional.cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    assert abs(tiled - plain) < 1e-5
+    gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (tiled, plain)]
+    assert all(torch.allclose(ours, theirs, atol=1e-5, rtol=0) for ours, theirs in zip(*gradients, strict=True))
+
+
 def test_rows_that_loading_an_adapter_replaces_are_trained(trained, base):
     """PEFT 0.21 makes new parameters of rows in bfloat16, as TRL's 4-bit runs have them, when a run is resumed."""
     model = AutoModelForCausalLM.from_pretrained(base)
