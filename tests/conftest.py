@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+# A job in the background is started with Ctrl-C ignored, and would hand that down to every script that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before any of the libraries is imported: nothing is fetched, and nothing is written to the user's home.
 os.environ.update(
     HF_HUB_OFFLINE="1",

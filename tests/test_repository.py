@@ -72,7 +72,6 @@ def test_ctrl_c_ends_in_one_line(script, tmp_path):
     """Pressed while the script's own code runs: here as soon as it parses its arguments."""
     (tmp_path / "press.py").write_text(
         f"import os, runpy, signal, sys\nimport transformers, trl\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background is started without
         "press = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\n"
         "transformers.HfArgumentParser.__init__ = trl.TrlParser.__init__ = press\n"
         f"sys.argv = ['{script}']\nrunpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n",
