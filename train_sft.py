@@ -163,7 +163,6 @@ SENTENCE_END = re.compile(
 
 def check_machine(training_args) -> None:
     """Ends with one line where the run would silently use the wrong device or a precision the card lacks."""
-
     on_cpu = training_args.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
     if training_args.device.type == "cpu" and not on_cpu and training_args.world_size == 1:
         # `accelerate launch` exports OMP_NUM_THREADS=1 unless its file says use_cpu: half the speed on two cores.
@@ -434,7 +433,6 @@ class RunLog(TrainerCallback):
 
     def settle(self, args) -> None:
         """Adds the steps since the last call to `progress`; between steps no time is counted."""
-
         if self.clock is None:
             return
         counts = torch.tensor([int(self.tokens), self.positions], device=args.device)
@@ -460,7 +458,6 @@ class RunLog(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Runs before the reporters, so that what it adds reaches them all."""
-
         more = {}
         if "eval_loss" in logs:
             more = {"eval_perplexity": round(math.exp(logs["eval_loss"]), 4)}
@@ -488,9 +485,7 @@ class RunLog(TrainerCallback):
         for row, draft in zip(self.problems, drafts, strict=True):
             kept = {"id": row["id"], "problem": row["problem"], "draft": draft.strip()}
             samples.append({"step": state.global_step, **kept})
-        partial = path.with_name(
-            ".samples.partial"
-        )  # moved when it is whole: a kill leaves the old one or the new one
+        partial = path.with_name(".samples.partial")  # moved when whole: a kill leaves the old one or the new one
         partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in samples), encoding="utf-8")
         partial.replace(path)
         if "wandb" in args.report_to:
@@ -651,7 +646,6 @@ def describe_setup(arguments: tuple, inputs: dict) -> dict:
 
 def describe_run(setup: dict, trainer, log: RunLog) -> dict:
     """What `run.json` holds: the setup, and what training found: device, speed, memory, losses."""
-
     on_gpu, state, progress = trainer.args.device.type == "cuda", trainer.state, log.progress
     threads = torch.get_num_threads()
     cpu = f"CPU, {platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"
@@ -976,7 +970,6 @@ def main(script_args, training_args, model_args, run_args: RunArguments) -> None
     if run_args.overwrite and resume is None and training_args.process_index == 0:
         for checkpoint in list_checkpoints(output_dir):  # or a later resume would take them for this run's
             shutil.rmtree(checkpoint)
-        (output_dir / "samples.jsonl").unlink(missing_ok=True)
     # The Trainer would push `training_args.bin` with every checkpoint, and publicly: we push instead.
     push_strategy = str(training_args.hub_strategy.value) if training_args.push_to_hub else None
     training_args.push_to_hub, token = False, training_args.hub_token
@@ -985,6 +978,8 @@ def main(script_args, training_args, model_args, run_args: RunArguments) -> None
     trainer = build_trainer(inputs, training_args)
     identity = describe_identity(training_args, model_args, inputs["rows"])
     checkpoint, progress = find_checkpoint(training_args, identity)
+    if checkpoint is None and training_args.process_index == 0:
+        (output_dir / "samples.jsonl").unlink(missing_ok=True)  # of a run that this one does not go on with
     setup = describe_setup(arguments, inputs)
     if "wandb" in training_args.report_to and trainer.is_world_process_zero():
         start_wandb(training_args, setup, progress)

@@ -767,6 +767,17 @@ def test_a_terminated_launcher_takes_the_run_with_it(base, dataset, tmp_path):
     assert (checkpoint / "progress.json").is_file() and not (folder / "adapter_model.safetensors").exists()
 
 
+def test_samples_of_a_run_that_is_not_gone_on_with_are_not_kept(base, dataset, tmp_path):
+    """Nothing to resume from: the run starts over, and so do its samples, also before its first evaluation's step."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "samples.jsonl").write_text('{"step": 1, "draft": "of another run"}\n', encoding="utf-8")
+    more = ["--eval_strategy", "steps", "--eval_steps", "4", "--eval_on_start", "false", "--num_samples", "1"]
+    train_sft.main(*training_arguments(base, dataset, folder, *more, "--resume_from_checkpoint", "true"))
+    rows = list(map(json.loads, (folder / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]))
+    assert [row["step"] for row in rows] == [4]
+
+
 def test_killed_after_the_last_step_it_resumes_to_the_end(base, dataset, undisturbed, tmp_path):
     folder = shutil.copytree(undisturbed, tmp_path / "adapter")
     (folder / "adapter_model.safetensors").unlink()
