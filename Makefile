@@ -12,6 +12,7 @@ test: .venv/installed
 quality: .venv/installed
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -c "from importlinter.cli import lint_imports_command as check; check()"
 
 # Made again whenever the requirements change. A half-finished install leaves no mark and is finished next time.
 .venv/installed: requirements.txt requirements-dev.txt

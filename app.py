@@ -5,6 +5,7 @@
 #     "datasets==5.2.0",
 #     "evaluate==0.4.6",
 #     "gradio==6.31.0",
+#     "numpy==2.4.6",
 #     "nupunkt==0.8.0",
 #     "peft==0.21.2",
 #     "torch==2.13.0",

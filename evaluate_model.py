@@ -6,10 +6,12 @@
 #     "bm25s==0.3.16",
 #     "datasets==5.2.0",
 #     "evaluate==0.4.6",
+#     "numpy==2.4.6",
 #     "peft==0.21.2",
 #     "rouge-score==0.1.2",
 #     "sacrebleu==2.6.0",
 #     "torch==2.13.0",
+#     "tqdm==4.70.1",
 #     "transformers==5.23.0",
 #     "wandb==0.31.0",
 # ]

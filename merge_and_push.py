@@ -3,7 +3,9 @@
 # dependencies = [
 #     "datasets==5.2.0",
 #     "huggingface_hub==2.4.0",
+#     "jinja2==3.1.6",
 #     "peft==0.21.2",
+#     "safetensors==0.8.0",
 #     "torch==2.13.0",
 #     "transformers==5.23.0",
 # ]

@@ -1,6 +1,8 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["matplotlib==3.11.2"]
+# dependencies = [
+#     "matplotlib==3.11.2",
+# ]
 # ///
 """
 Make one page of an evaluation: scores with intervals, which differences hold, drafts side by side, what was copied.

@@ -1,0 +1,1 @@
+"""From abstracts to the dataset of problem–approach pairs."""

@@ -1,0 +1,1 @@
+"""From drafts to scores and the page that shows them."""

@@ -1,0 +1,111 @@
+"""Files: written whole or not at all, read with one clear line on failure, and named without the user's folders."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's first line, for a message; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def public_name(name: str) -> str:
+    """
+    A Hub id as it is; of a path only the last name, because what is written may be published.
+
+    A path may be of any system, end in a slash, or name nothing that is there. The current folder goes by its own
+    name, and a folder `owner/name` that is not there cannot be told from a Hub id.
+    """
+    is_hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and not Path(name).exists()
+    if is_hub_id:
+        return name
+    return re.split(r"[\\/]", os.path.abspath(name).rstrip("\\/"))[-1] or "root"
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object, empty where there is no such file; ends with one line where the file is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        sys.exit(f"{path} cannot be read as JSON: {first_line(error)}")
+    if not isinstance(value, dict):
+        sys.exit(f"{path} cannot be read: a JSON object was expected")
+    return value
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Writes a record, indented for people, with a final newline."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes beside `path` and renames, so that a kill leaves the old text or the new one; raises OSError."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def folder_written_whole(output_dir: Path) -> Iterator[Path]:
+    """
+    A folder beside `output_dir`, which takes its place when the block ends well; ends with one line on a full disk.
+
+    A killed run leaves the folder absent or as it was.
+    """
+    partial = None
+    try:
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.partial-", dir=output_dir.parent))
+        yield partial
+        os.chmod(partial, 0o755)  # mkdtemp's 0o700 would hide a shared folder from colleagues
+        if output_dir.exists():
+            shutil.rmtree(output_dir)
+        partial.rename(output_dir)
+    except OSError as error:
+        sys.exit(f"--output_dir {output_dir}: {first_line(error)}: nothing written. Run the same command again")
+    finally:
+        if partial:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_free(output_dir: str, overwrite: bool, marker: str, what: str) -> None:
+    """
+    Raises ValueError where `output_dir` cannot be written: a file, or a folder with content.
+
+    With `overwrite` a folder is free, too, that holds `marker`, by which a script knows a folder of its own; `what`
+    names its content in the message ("dataset").
+    """
+    folder = Path(output_dir)
+    if folder.is_file():
+        raise ValueError(f"--output_dir {output_dir} is a file: name a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise ValueError(f"--output_dir {output_dir} is not empty: choose another or add --overwrite")
+    if not (folder / marker).is_file():
+        raise ValueError(f"--output_dir {output_dir} holds no {what} of this script: not overwritten")
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_hashes(folder: Path, record: str) -> None:
+    """Ends with one line where a file in `folder` differs from the SHA-256 that its record states under `files`."""
+    for name, digest in read_json(folder / record).get("files", {}).items():
+        if (folder / name).is_file() and hash_file(folder / name) != digest:
+            sys.exit(f"{folder / name} is not the file that was written: its SHA-256 is not the one in {record}")

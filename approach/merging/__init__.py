@@ -1,0 +1,1 @@
+"""From an adapter and its base to one checkpoint."""

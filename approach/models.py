@@ -1,0 +1,99 @@
+"""One loader for what can draft: an adapter, a merged model, or the Hub id of either; and what ends a draft."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from approach.files import first_line
+from approach.prompt import END_TAG
+
+
+def load_model(
+    name: str, argument: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """
+    A model ready to draft, and its tokenizer; an adapter is merged into its base in memory.
+
+    Ends with one line that names `argument` where there is none to load.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if find_adapter_config_file(name):
+            from peft import AutoPeftModelForCausalLM  # three seconds, which a merged model does not need
+
+            model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
+        else:
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"{argument} {name}: {first_line(error)}")
+    return model.eval().to(device), tokenizer
+
+
+def require_trained(tokenizer: PreTrainedTokenizerBase, name: str, argument: str) -> None:
+    """Ends with one line where a model was not trained to end its drafts with the end tag."""
+    if tokenizer.eos_token != END_TAG or not tokenizer.chat_template:
+        sys.exit(f"{argument} {name} was not made by train_sft.py and merge_and_push.py: its drafts would not end")
+
+
+def default_device() -> str:
+    """The GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on GPUs from Ampere on, else float32. (`is_bf16_supported()` is true where it is only emulated.)"""
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def list_stops(model: PreTrainedModel) -> list[int]:
+    """The token ids that end a text by the model's own generation defaults; none, one or several there."""
+    stops = model.generation_config.eos_token_id
+    if stops is None:
+        return []
+    return stops if isinstance(stops, list) else [stops]
+
+
+def find_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The token ids that end a draft: an adapter opened with plain PEFT has its base's, which lack the end tag."""
+    return {tokenizer.eos_token_id, *list_stops(model)} - {None}
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """How many tokens the model can read, prompt and draft together."""
+    return model.config.get_text_config().max_position_embeddings
+
+
+def fingerprint(name: str, revision: str | None) -> str | None:
+    """
+    One SHA-256 over a base's tensors, whatever files they are split into; None where they are not in safetensors.
+
+    Training records it, and merging refuses a base that has another.
+    """
+    folder = Path(cached_file(name, "config.json", revision=revision)).parent
+    shards = [safe_open(path, framework="pt") for path in sorted(folder.glob("model*.safetensors"))]
+    tensors = {key: shard for shard in shards for key in shard.keys()}  # noqa: SIM118 (a shard is no dict)
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        update_digest(digest, key, tensors[key].get_tensor(key))
+    return digest.hexdigest() if tensors else None
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """What makes a loaded model's drafts its own: its weights, to the bit; 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        update_digest(digest, name, tensor.cpu().contiguous())
+    return digest.hexdigest()[:16]
+
+
+def update_digest(digest, name: str, tensor: torch.Tensor) -> None:
+    """Adds a tensor by name, type, shape and bytes."""
+    digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+    digest.update(tensor.flatten().view(torch.uint8).numpy())

@@ -1,0 +1,71 @@
+"""The prompt: its four tags, how problem and approach become text, and the chat template that says the same."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+TAGS = ("<problem>", "</problem>", "<approach>", "</approach>")
+END_TAG = TAGS[-1]  # ends generation
+MAX_PROBLEM_WORDS = 50  # the report's filter: training sees no longer problem
+MAX_NEW_TOKENS = 448  # of a draft: the report's 512 tokens of prompt and approach, less a prompt
+
+# The last user message is the problem, an assistant message after it its approach. A system message and earlier turns
+# are left out: training saw neither. A tag in the text becomes a space, so that no text can close the problem early.
+CHAT_TEMPLATE = """\
+{%- set turn = namespace(problem='', approach='') -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}{%- set turn.problem = message['content'] -%}{%- set turn.approach = '' -%}
+{%- elif message['role'] == 'assistant' -%}{%- set turn.approach = message['content'] -%}
+{%- endif -%}
+{%- endfor -%}
+{{- BOS + '<problem>' + (turn.problem STRIP | trim) + '</problem><approach>' -}}
+{%- if turn.approach -%}{{- ' ' + (turn.approach STRIP | trim) + '</approach>' -}}{%- endif -%}
+"""
+
+
+def make_prompt(problem: str) -> str:
+    """What the model reads."""
+    return f"<problem>{problem}</problem><approach>"
+
+
+def make_completion(approach: str) -> str:
+    """What the model learns to write: a space, the approach, and the tag that ends it."""
+    return f" {approach}{END_TAG}"
+
+
+def add_special_tokens(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Adds the four tags to those special tokens that the tokenizer has."""
+    tokenizer.add_special_tokens({"additional_special_tokens": list(TAGS)}, replace_extra_special_tokens=False)
+
+
+def add_tags(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Adds the four tags as special tokens and the chat template, which renders exactly what training sees."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # before the end tag becomes eos: padding must differ from it
+    add_special_tokens(tokenizer)
+    begins_with_bos = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    strip = "".join(f" | replace('{tag}', ' ')" for tag in TAGS)
+    template = CHAT_TEMPLATE.replace("STRIP", strip)
+    tokenizer.chat_template = template.replace("BOS", "bos_token" if begins_with_bos else "''")
+
+
+def encode_problem(tokenizer: "PreTrainedTokenizerBase", problem: str) -> "BatchEncoding":
+    """The ids `(1, tokens)` of exactly the prompt that training saw; tags in the text are taken out."""
+    messages = [{"role": "user", "content": " ".join(problem.split())}]
+    return tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+
+
+def differences_from_training(problem: str) -> list[str]:
+    """How a problem differs from those that the model learned from, a short plain sentence each."""
+    from nupunkt import sent_tokenize  # slow to import, and training needs none of it
+
+    found = []
+    if tags := [tag for tag in TAGS if tag in problem]:
+        found.append(f"{', '.join(tags)}: taken out; the prompt brings its own tags")
+    words, sentences = len(problem.split()), len(sent_tokenize(problem))
+    if words > MAX_PROBLEM_WORDS:
+        found.append(f"{words} words: the model learned from problems of at most {MAX_PROBLEM_WORDS}")
+    if sentences > 1:
+        found.append(f"{sentences} sentences: the model learned from problems of one")
+    return found

@@ -1,0 +1,108 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from approach.files import check_hashes, folder_written_whole, public_name, read_json, require_free, write_whole
+
+
+@pytest.mark.parametrize(
+    "name, public",
+    [
+        ("alice/base", "alice/base"),
+        ("gpt2", "gpt2"),
+        ("/home/alice/models/base", "base"),
+        ("/home/alice/models/base/", "base"),
+        (r"C:\Users\alice\base", "base"),
+        ("C:\\Users\\alice\\base\\", "base"),
+        ("../models/base", "base"),
+        ("~/models/base", "base"),
+        ("missing/folder/base", "base"),
+        ("./missing", "missing"),
+        ("data/*.jsonl", "*.jsonl"),
+        ("/", "root"),
+        (".", "here"),
+        ("..", "parent"),
+        ("inside", "inside"),
+        ("inside/", "inside"),
+        ("inside/deep", "deep"),
+        ("inside/link", "link"),
+    ],
+)
+def test_what_is_published_names_a_hub_id_or_the_last_name_of_a_path(name, public, tmp_path, monkeypatch):
+    here = tmp_path / "parent" / "here"
+    (here / "inside" / "deep").mkdir(parents=True)
+    (here / "inside" / "link").symlink_to(here / "inside" / "deep")
+    monkeypatch.chdir(here)
+    assert public_name(name) == public
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    output = tmp_path / "output"
+    with pytest.raises(KeyboardInterrupt), folder_written_whole(output) as partial:
+        (partial / "half").touch()
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    for name in ("old", "new"):
+        with folder_written_whole(output) as partial:
+            (partial / name).touch()
+    assert [path.name for path in output.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [output]
+
+
+def test_a_failed_write_ends_in_one_line_and_keeps_what_was_there(tmp_path):
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "old").touch()
+    with pytest.raises(SystemExit, match="no space: nothing written"), folder_written_whole(output):
+        raise OSError("no space")
+    assert [path.name for path in output.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [output]
+
+
+def test_a_text_is_replaced_whole_or_left(tmp_path):
+    path = tmp_path / "text"
+    write_whole(path, "old\n")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "\ud800")
+    assert path.read_bytes() == b"old\n" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "\xff"])
+def test_a_damaged_record_ends_in_one_line(content, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(SystemExit, match="run.json cannot be read"):
+        read_json(path)
+    assert read_json(tmp_path / "none.json") == {}
+
+
+def test_a_folder_is_free_when_empty_or_ours_and_overwritten(tmp_path):
+    folder = tmp_path / "output"
+    require_free(str(folder), False, "run.json", "run")
+    folder.mkdir()
+    require_free(str(folder), False, "run.json", "run")
+    (folder / "notes.txt").touch()
+    for overwrite, words in ((False, "not empty"), (True, "holds no run of this script")):
+        with pytest.raises(ValueError, match=words):
+            require_free(str(folder), overwrite, "run.json", "run")
+    (folder / "run.json").touch()
+    require_free(str(folder), True, "run.json", "run")
+    with pytest.raises(ValueError, match="is a file"):
+        require_free(str(folder / "run.json"), True, "run.json", "run")
+
+
+def test_a_file_that_changed_since_it_was_recorded_is_named(tmp_path):
+    (tmp_path / "weights").write_bytes(b"1")
+    digest = "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
+    (tmp_path / "run.json").write_text(json.dumps({"files": {"weights": digest, "gone": "0"}}), encoding="utf-8")
+    check_hashes(tmp_path, "run.json")
+    (tmp_path / "weights").write_bytes(b"2")
+    with pytest.raises(SystemExit, match=f"weights is not the file .* {Path('run.json')}"):
+        check_hashes(tmp_path, "run.json")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_written_folder_can_be_read_by_colleagues(tmp_path):
+    with folder_written_whole(tmp_path / "output"):
+        pass
+    assert (tmp_path / "output").stat().st_mode & 0o777 == 0o755
