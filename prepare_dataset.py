@@ -22,16 +22,15 @@ share no near duplicates, a card (`README.md`) and `build_report.json`, which co
     python prepare_dataset.py --output_dir outputs/arxiv_pairs --push_to_hub --hub_dataset_id user/arxiv-pairs
 """
 
-import json
 import os
-import re
+import shlex
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from approach.arguments import parse
-from approach.files import require_free, write_json
+from approach.files import read_json, require_free, write_json
 from approach.prompt import MAX_PROBLEM_WORDS
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ ARXIV = {
     "dataset_config": "document",
     "dataset_revision": "240aaf1a969b3f8cd0ade6986bfad0cd730ee288",
 }
+REPORT_NAME = "build_report.json"
 ARXIV_ROWS = 203_037  # of the train split, by its card and by the original report
 
 
@@ -106,12 +106,16 @@ class PrepareArguments:
         default=None, metadata={"help": "Publish this folder, built earlier; build nothing."}
     )
     hub_dataset_id: str | None = field(default=None, metadata={"help": "Repository to publish to: user/name."})
-    public: bool = field(default=False, metadata={"help": "Make a repository that is created public."})
+    public: bool = field(
+        default=False, metadata={"help": "Publish for all to see. Without it, a public repository is refused."}
+    )
 
     def __post_init__(self):
-        pushes = self.push_to_hub or self.push_only
-        if pushes and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub_dataset_id or ""):
-            raise ValueError(f"publishing needs --hub_dataset_id user/name, got {self.hub_dataset_id}")
+        if self.push_to_hub or self.push_only:
+            from approach.hub import is_hub_id
+
+            if not is_hub_id(self.hub_dataset_id):
+                raise ValueError(f"publishing needs --hub_dataset_id user/name, got {self.hub_dataset_id}")
         if self.push_only:
             return
         if self.dataset_name == ARXIV["dataset_name"]:
@@ -119,7 +123,7 @@ class PrepareArguments:
             self.dataset_revision = self.dataset_revision or ARXIV["dataset_revision"]
         if self.output_dir is None:
             raise ValueError("--output_dir is missing: the folder to write the dataset to")
-        require_free(self.output_dir, self.overwrite, "build_report.json", "dataset")
+        require_free(self.output_dir, self.overwrite, REPORT_NAME, "dataset")
         output_dir, source = Path(self.output_dir), Path(self.dataset_name).resolve()
         if output_dir.is_dir() and any(output_dir.iterdir()) and output_dir.resolve() in [source, *source.parents]:
             raise ValueError(f"--output_dir {self.output_dir} holds the source: it cannot be overwritten")
@@ -215,41 +219,22 @@ def print_summary(report: dict) -> None:
 
 
 def push_dataset(folder: Path, args: PrepareArguments) -> None:
-    """Publishes `folder` in one commit, card and data together, and writes the revision to its `build_report.json`."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-    from huggingface_hub.errors import HTTPError
+    """Publishes a dataset's folder and writes the revision to its report; ends with one line where it cannot."""
+    from approach import hub
 
-    later = (
-        f"To publish it later: python prepare_dataset.py --push_only {folder} --hub_dataset_id {args.hub_dataset_id}"
-    )
-    if not (folder / "build_report.json").is_file():
+    if not (folder / REPORT_NAME).is_file():
         sys.exit(f"--push_only {folder}: no dataset that this script built")
-    if get_token() is None:
-        sys.exit(f"Not published: no Hub token (`hf auth login`, or HF_TOKEN). {folder} is whole. {later}")
-    ours = ("README.md", "build_report.json", "funnel.png", "data/*.parquet")  # and nothing else that lies there
-    api, files = HfApi(), sorted(path for pattern in ours for path in folder.glob(pattern))
-    additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
+    report = read_json(folder / REPORT_NAME)
+    repository = hub.Repository(args.hub_dataset_id, "dataset", args.public)
+    files = hub.list_files(folder, hub.DATASET_FILES)
     try:
-        repo_id = api.create_repo(
-            args.hub_dataset_id, repo_type="dataset", private=not args.public, exist_ok=True
-        ).repo_id
-        info = api.dataset_info(repo_id)
-        new = {operation.path_in_repo for operation in additions}
-        old = [file.rfilename for file in info.siblings if file.rfilename.startswith("data/")]
-        deletions = [CommitOperationDelete(path) for path in old if path not in new]
-        commit = api.create_commit(
-            repo_id,
-            [*additions, *deletions],
-            commit_message="Build the dataset",
-            repo_type="dataset",
-            parent_commit=info.sha,
-        )
-    except (OSError, HTTPError, RuntimeError, KeyError) as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        sys.exit(f"Not published to {args.hub_dataset_id}: {cause}. {folder} is whole. {later}")
-    report = json.loads((folder / "build_report.json").read_text(encoding="utf-8"))
-    write_json(folder / "build_report.json", {**report, "hub": {"dataset": repo_id, "revision": commit.oid}})
-    print(f"Published {repo_id}, revision {commit.oid}")
+        published = hub.publish(folder, files, repository, "Build the dataset", replaces=("data/*",))
+    except hub.PublishError as error:
+        options = ["--push_only", str(folder), "--hub_dataset_id", args.hub_dataset_id]
+        later = shlex.join(["python", "prepare_dataset.py", *options, *(["--public"] if args.public else [])])
+        sys.exit(f"Not published to {args.hub_dataset_id}: {error}. {folder} is whole. To publish it later: {later}")
+    write_json(folder / REPORT_NAME, {**report, "hub": {"dataset": published.repo_id, "revision": published.revision}})
+    print(f"Published {published.repo_id}, revision {published.revision}")
 
 
 def parse_arguments(argv: list[str] | None = None) -> PrepareArguments:

@@ -11,7 +11,6 @@ from pyarrow.parquet import read_metadata
 from approach.data.dataset_card import dataset_card
 from approach.files import folder_written_whole, hash_file, public_name, write_json
 
-REPORT_NAME = "build_report.json"
 # Where, how fast and to whom is not what: the same dataset gets the same bytes.
 NOT_REPORTED = ("output_dir", "num_proc", "overwrite", "push_to_hub", "hub_dataset_id", "public")
 
@@ -42,7 +41,7 @@ def write_dataset(splits: DatasetDict, report: dict, output_dir: Path) -> None:
         plot_funnel(report["funnel"], folder / "funnel.png")
         samples = [splits["train"][index] for index in range(min(3, len(splits["train"])))]
         (folder / "README.md").write_text(dataset_card(samples, report, files), encoding="utf-8")
-        write_json(folder / REPORT_NAME, report)
+        write_json(folder / "build_report.json", report)
 
 
 def write_split(name: str, split: Dataset, folder: Path) -> dict[str, str | int]:

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, assert_one_clear_line, run_script, write_jsonl
@@ -200,7 +201,7 @@ def test_a_second_push_leaves_no_file_of_the_first(hub, dataset, tmp_path):
     assert push(hub, folder, tmp_path / "home", "write-token", "--public").returncode == 0
     (removed,) = (folder / "data").glob("validation-*.parquet")
     removed.unlink()
-    assert push(hub, folder, tmp_path / "home", "write-token").returncode == 0
+    assert push(hub, folder, tmp_path / "home", "write-token", "--public").returncode == 0
     repository = hub.repo("dataset", "alice/pairs")
     assert not repository.private
     assert f"data/{removed.name}" not in repository.files("main")
@@ -213,3 +214,83 @@ def test_a_push_that_may_not_be_ends_in_one_line_and_loses_nothing(hub, dataset,
     result = push(hub, folder, tmp_path / "home", token)
     assert_one_clear_line(result, 1, "Not published", f"--push_only {folder} --hub_dataset_id alice/pairs")
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_public_repository_is_published_to_only_with_public(hub, dataset, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "pairs")
+    assert push(hub, folder, tmp_path / "home", "write-token", "--public").returncode == 0
+    before, uploads = hub.repo("dataset", "alice/pairs").branches["main"], hub.count(method="PUT")
+    (folder / "funnel.png").write_bytes(b"another plot")
+    result = push(hub, folder, tmp_path / "home", "write-token")
+    assert_one_clear_line(result, 1, "Not published to alice/pairs: the repository is public: add --public")
+    assert hub.repo("dataset", "alice/pairs").branches["main"] == before and hub.count(method="PUT") == uploads
+
+
+@pytest.mark.parametrize("secret", ["hf_" + "a" * 34, "/home/alice/thesis"])
+@pytest.mark.parametrize("name", ["README.md", "build_report.json"])
+def test_a_secret_in_a_text_of_the_folder_is_not_published(hub, dataset, tmp_path, name, secret):
+    folder = shutil.copytree(dataset, tmp_path / "pairs")
+    text = (folder / name).read_text(encoding="utf-8").replace("abstracts.jsonl", secret, 1)
+    (folder / name).write_text(text, encoding="utf-8")
+    result = push(hub, folder, tmp_path / "home", "write-token")
+    assert_one_clear_line(result, 1, f"Not published to alice/pairs: {folder / name} holds")
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("secret", ["hf_" + "a" * 34, f"{Path.home()}/thesis"])
+def test_a_secret_in_a_row_is_not_published(hub, abstracts, tmp_path, secret):
+    """A row of test, so that it does not stand in the card, too, whose three rows are of train."""
+    folder = tmp_path / "pairs"
+    rows = [json.loads(line) for line in abstracts.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["year"] = 2000
+    rows[7].update(year=2024, abstract=f"{rows[7]['abstract']} See {secret} for more.")
+    source = write_jsonl(tmp_path / "dated.jsonl", rows)
+    years = {"year_column": "year", "test_from_year": 2024}
+    main(PrepareArguments(dataset_name=str(source), output_dir=str(folder), **years))
+    result = push(hub, folder, tmp_path / "home", "write-token")
+    (test,) = (folder / "data").glob("test-*.parquet")
+    assert_one_clear_line(result, 1, f"Not published to alice/pairs: {test}: row row-7 holds")
+    assert not hub.requests
+
+
+def test_the_command_to_publish_later_works_when_typed(hub, dataset, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "my pairs")
+    failed = push(hub, folder, tmp_path / "home", None, "--public")
+    assert_one_clear_line(failed, 1, "Not published to alice/pairs: no Hub token", f"{folder} is whole")
+    typed = shlex.split(failed.stderr.strip().splitlines()[-1].partition("To publish it later: ")[2])
+    assert typed[0] == "python"
+    environment = hub.environment(token="write-token", home=tmp_path / "home")
+    done = subprocess.run([sys.executable, *typed[1:]], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not hub.repo("dataset", "alice/pairs").private
+
+
+def test_a_failed_push_after_a_build_leaves_the_dataset_whole(hub, abstracts, tmp_path):
+    places = ["--dataset_name", str(abstracts), "--output_dir", str(tmp_path / "pairs")]
+    command = [sys.executable, "prepare_dataset.py", *places, "--push_to_hub", "--hub_dataset_id", "alice/pairs"]
+    environment = hub.environment(token="read-token", home=tmp_path / "home")
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    later = f"python prepare_dataset.py --push_only {tmp_path / 'pairs'} --hub_dataset_id alice/pairs"
+    assert_one_clear_line(result, 1, "Not published to alice/pairs: the token is read-only", later)
+    assert len(load_dataset(str(tmp_path / "pairs"))["train"]) == 108
+    assert ("dataset", "alice/pairs") not in hub.repos
+
+
+# What a folder may be called
+
+
+def test_the_current_folder_is_named_by_its_own_name(abstracts, tmp_path, monkeypatch):
+    monkeypatch.chdir(abstracts.parent)
+    main(PrepareArguments(dataset_name=".", output_dir=str(tmp_path / "pairs")))
+    assert read_json(tmp_path / "pairs" / "build_report.json")["source"]["name"] == abstracts.parent.name
+
+
+def test_a_place_that_cannot_be_written_ends_in_one_line(abstracts):
+    result = run_script("prepare_dataset.py", "--dataset_name", abstracts, "--output_dir", abstracts / "pairs")
+    assert_one_clear_line(result, 1, f"--output_dir {abstracts / 'pairs'}", "nothing written")
+
+
+def test_a_file_is_no_folder_to_write(abstracts):
+    result = run_script("prepare_dataset.py", "--dataset_name", abstracts, "--output_dir", abstracts)
+    assert_one_clear_line(result, 2, f"--output_dir {abstracts} is a file: name a folder")
