@@ -61,9 +61,7 @@ class PrepareArguments:
     dataset_split: str = field(default="train", metadata={"help": "Split of the Hub dataset to read."})
     abstract_column: str = field(
         default="abstract",
-        metadata={
-            "help": "Column of the abstracts: text, or a list of sentences (then --sentence_rule is not asked)."
-        },
+        metadata={"help": "Column of the abstracts: text, or a list of sentences (then --sentence_rule is not used)."},
     )
     id_column: str | None = field(
         default=None, metadata={"help": "Column of the source's ids. Default: id or article_id, else a content hash."}

@@ -11,7 +11,7 @@ from pyarrow.parquet import read_metadata
 from approach.data.dataset_card import dataset_card
 from approach.files import folder_written_whole, hash_file, public_name, write_json
 
-# Where, how fast and to whom is not what: the same dataset gets the same bytes.
+# Left out of the report: the same dataset gets the same bytes wherever it is written or published.
 NOT_REPORTED = ("output_dir", "num_proc", "overwrite", "push_to_hub", "hub_dataset_id", "public")
 
 

@@ -52,7 +52,7 @@ def highest_similarity(train: Iterable[dict], held_out: Iterable[dict]) -> float
 
 
 def fold(problem: str, approach: str) -> list[str]:
-    """A pair's words, letter case, spacing and punctuation aside: by these rows are compared."""
+    """A pair's words in lower case, without spacing and punctuation: rows are compared by these."""
     return re.findall(r"[^\W_]+", f"{problem} {approach}".lower())
 
 
@@ -67,7 +67,7 @@ def similarity(one: set[str], other: set[str]) -> float:
 
 
 def choose_bands(threshold: float, num_perm: int = 128) -> tuple[int, int]:
-    """Bands and rows a band: the longest with which 99.8 % of pairs at the threshold agree in two bands or more."""
+    """Bands and rows per band: the longest bands with which 99.8 % of pairs at the threshold agree in two or more."""
     for rows in range(num_perm // 2, 0, -1):
         bands, agree = num_perm // rows, threshold**rows
         if (1 - agree) ** bands + bands * agree * (1 - agree) ** (bands - 1) <= 0.002:
@@ -76,7 +76,11 @@ def choose_bands(threshold: float, num_perm: int = 128) -> tuple[int, int]:
 
 
 def sign(batch: dict[str, list], shape: tuple[int, int]) -> dict[str, list]:
-    """A MinHash signature a row, by rensa, as a 64-bit hash a band; and a `digest` that exact copies share."""
+    """
+    For each row the `bands` of its MinHash signature, each as one 64-bit hash, and a `digest` that exact copies share.
+
+    `shape` is bands and rows per band, as choose_bands returns them.
+    """
     words = [fold(*pair) for pair in zip(batch["problem"], batch["approach"], strict=True)]
     digests = [hashlib.blake2b(" ".join(row).encode(), digest_size=8).hexdigest() for row in words]
     matrix = RMinHash.digest_matrix_from_token_sets([shingles(row) for row in words], shape[0] * shape[1], 1)
@@ -87,11 +91,11 @@ def sign(batch: dict[str, list], shape: tuple[int, int]) -> dict[str, list]:
 
 def find_clusters(rows: Dataset, bands: np.ndarray, threshold: float) -> np.ndarray:
     """
-    Cluster numbers of `rows`, `(n,)`: rows are together that a chain of pairs at or above the threshold joins.
+    Cluster numbers of `rows`, `(n,)`: two rows share one if a chain of pairs at or above the threshold joins them.
 
-    `bands` is `(n, bands)`. Two rows are compared where they stand close in a band's bucket: each with the four before
-    it and with the bucket's first, so that the cost is linear in rows whatever the bucket. Only the exact similarity
-    joins them, so that there are no false ones.
+    `bands` is `(n, bands)`. Rows with the same hash in a band form a bucket. Each row is compared with the four before
+    it in its bucket and with the first, so that the cost is linear in rows however large a bucket is. The exact
+    similarity decides whether two rows are joined, so that no row is joined by a chance agreement of hashes.
     """
     n = len(rows)
     places, clusters = np.arange(n), np.arange(n)
@@ -106,7 +110,7 @@ def find_clusters(rows: Dataset, bands: np.ndarray, threshold: float) -> np.ndar
         pairs = np.sort(pairs[:, clusters[pairs[0]] != clusters[pairs[1]]], axis=0)
         pairs = pairs[:, (bands[pairs[0]] == bands[pairs[1]]).sum(axis=1) >= 2]  # one band alone is mostly chance
         codes = np.setdiff1d(pairs[0] * n + pairs[1], rejected)
-        similar = np.fromiter(compare(rows, codes // n, codes % n, threshold), bool, len(codes))
+        similar = np.fromiter(compare_pairs(rows, codes // n, codes % n, threshold), bool, len(codes))
         rejected = np.union1d(rejected, codes[~similar])
         joined = np.concatenate((joined, codes[similar]))
         graph = coo_array((np.ones(len(joined)), (joined // n, joined % n)), shape=(n, n))
@@ -114,10 +118,10 @@ def find_clusters(rows: Dataset, bands: np.ndarray, threshold: float) -> np.ndar
     return clusters
 
 
-def compare(
+def compare_pairs(
     rows: Dataset, left: np.ndarray, right: np.ndarray, threshold: float, batch_size: int = 1000
 ) -> Iterator[bool]:
-    """Whether the rows of each pair are at least as similar as the threshold, exactly."""
+    """For each pair `(left[i], right[i])` whether its rows are at least as similar as the threshold, exactly."""
     for start in range(0, len(left), batch_size):
         pairs = list(zip(left[start : start + batch_size], right[start : start + batch_size], strict=True))
         members = sorted({index for pair in pairs for index in pair})

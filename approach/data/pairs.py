@@ -47,9 +47,12 @@ class PairRules:
 def build_rows(
     batch: dict[str, list], columns: Columns, rules: PairRules, tokenizer: "PreTrainedTokenizerBase | None" = None
 ) -> dict[str, list]:
-    """Turns a batch of source rows into dataset rows, with what they are filtered by; keeps its length."""
-    measures = ("reason", "year", "problem_words", "approach_words")
-    rows = {name: [] for name in (*COLUMNS, *measures)}
+    """
+    Turns a batch of source rows into as many dataset rows, with columns to filter and describe them by.
+
+    `tokens` counts prompt and completion together; without a tokenizer it is 0.
+    """
+    rows = {name: [] for name in (*COLUMNS, "reason", "year", "problem_words", "approach_words")}
     for values in zip(*batch.values(), strict=True):
         for name, value in build_row(dict(zip(batch, values, strict=True)), columns, rules).items():
             rows[name].append(value)

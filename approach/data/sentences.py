@@ -20,11 +20,15 @@ def split_punctuation(abstract: str) -> list[str]:
 
 
 def split_auto(abstract: str) -> list[str]:
-    """Lines where there are several; but lines of at most 80 characters that break off in mid-sentence are prose."""
+    """
+    Lines where there are several, else punctuation.
+
+    Lines of at most 80 characters that mostly end in mid-sentence are hard-wrapped prose: there punctuation decides.
+    """
     lines = split_lines(abstract)
-    unended = sum(line[-1] not in ".?!" for line in lines[:-1])
-    wrapped = unended > (len(lines) - 1) / 2 and max(map(len, lines)) <= 80
-    return split_punctuation(abstract) if len(lines) < 2 or wrapped else lines
+    cut_off = sum(line[-1] not in ".?!" for line in lines[:-1])
+    is_wrapped = cut_off > (len(lines) - 1) / 2 and max(map(len, lines)) <= 80
+    return split_punctuation(abstract) if len(lines) < 2 or is_wrapped else lines
 
 
 def split_report(abstract: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""From pairs to train, validation and test, none of which holds a near duplicate of another; and what is counted."""
+"""From a source to train, validation and test, which share no near duplicates, and the counts for the report."""
 
 import sys
 from collections import Counter
@@ -21,7 +21,7 @@ class SplitRules:
     """How rows are shared out among the splits."""
 
     validation_fraction: float
-    test_fraction: float  # not asked where the split is in time
+    test_fraction: float  # not used where `test_from_year` is set
     near_duplicate_threshold: float  # 0: duplicates are not looked for
     test_from_year: int | None
     seed: int
@@ -86,10 +86,11 @@ def choose_splits(
     clusters: np.ndarray, years: np.ndarray, rules: SplitRules
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """
-    Row numbers of each split, shuffled with the seed; and of the rows that `test_from_year` cannot place.
+    Row numbers of each split, shuffled with the seed; and of the rows that belong to none.
 
-    `clusters` and `years` are `(rows,)`. Rows that have a near duplicate stay in train together: what is validated or
-    tested on resembles nothing else.
+    `clusters` and `years` are `(rows,)`. No cluster of near duplicates stands in two splits: rows that have one stay
+    in train together, or in test where all of them are of `test_from_year` or later. Late rows with a near duplicate
+    of an earlier year belong to no split.
     """
     order = np.random.default_rng(rules.seed).permutation(len(clusters))
     alone = (np.bincount(clusters) == 1)[clusters]
@@ -108,7 +109,7 @@ def choose_splits(
 
 
 def describe_clusters(clusters: np.ndarray, in_time: bool) -> dict[str, int | str]:
-    """How many clusters of near duplicates there are, of how many rows, and where a split leaves them."""
+    """How many clusters of near duplicates there are, of how many rows, and in which split they are."""
     sizes = np.bincount(clusters)
     where = "no cluster stands in two splits" if in_time else "all of them in train"
     return {"clusters": int((sizes > 1).sum()), "rows": int(sizes[sizes > 1].sum()), "where": where}
@@ -125,7 +126,7 @@ def measure_leakage(splits: DatasetDict) -> dict[str, float]:
 
 
 def describe_rows(rows: Dataset, with_tokens: bool) -> dict[str, dict]:
-    """The lengths of rows, in words and, where they were counted, in tokens."""
+    """Lengths of the rows in words and, where they were counted, in tokens."""
     lengths = rows.with_format("numpy")
     found = {"words": {name: describe_lengths(lengths[f"{name}_words"][:]) for name in ("problem", "approach")}}
     if with_tokens:
