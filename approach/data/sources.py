@@ -1,0 +1,135 @@
+"""The source: which files or which Hub dataset hold the abstracts, and in which columns."""
+
+import glob
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+
+from approach.files import first_line
+
+FILE_FORMATS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+ID_COLUMNS = ("id", "article_id")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a source hold what."""
+
+    abstract: str = "abstract"
+    problem: str | None = None  # with `approach`: ready-made pairs, and no abstract to cut
+    approach: str | None = None
+    id: str | None = None
+    year: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns that problem and approach come from."""
+        return [self.problem, self.approach] if self.problem else [self.abstract]
+
+    @property
+    def wanted(self) -> list[str]:
+        """All columns to read, each once."""
+        return list(dict.fromkeys(name for name in (*self.texts, self.id, self.year) if name))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source that was read: its needed columns alone, and what was found out about it."""
+
+    name: str
+    rows: Dataset
+    columns: Columns
+    revision: str | None  # of a Hub dataset: the commit, where the Hub could be asked
+    licence: str | None
+
+
+def load_source(
+    name: str, columns: Columns, config: str | None = None, revision: str | None = None, split: str = "train"
+) -> Source:
+    """
+    Reads what `name` names: files, a folder or glob of them, or a Hub dataset with its config, revision and split.
+
+    A missing id column is looked for among ID_COLUMNS. Ends with one line where the source cannot be read or lacks a
+    column.
+    """
+    licence, files = None, find_files(name)
+    if files:
+        place = describe_files(name, files, columns.id)
+    else:
+        require_hub_id(name)
+        with suppress(OSError, HTTPError):  # without network, a cached copy may still be read, revision as given
+            info = HfApi().dataset_info(name, revision=revision)
+            revision, licence = info.sha, (info.card_data or {}).get("license")
+        place = {"path": name, "name": config, "revision": revision, "split": split}
+    try:
+        rows, columns = read_columns(name, place, columns, from_hub=not files)
+    except DatasetGenerationError as error:
+        sys.exit(f"--dataset_name {name}: cannot be read: {first_line(error.__cause__ or error)}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"--dataset_name {name}: {first_line(error)}")
+    return Source(name, rows, columns, revision, licence)
+
+
+def find_files(name: str) -> list[str]:
+    """The data files that a path, folder or glob names, sorted; none where `name` must be a Hub id."""
+    if Path(name).is_file():
+        return [name] if file_format(name) else []
+    if Path(name).is_dir():
+        name = str(Path(glob.escape(name)) / "*")
+    return sorted(path for path in glob.glob(name) if Path(path).is_file() and file_format(path))
+
+
+def file_format(path: str) -> str | None:
+    """The `datasets` builder that reads `path`, by its ending; None for an ending that none reads."""
+    return next((builder for ending, builder in FILE_FORMATS.items() if path.lower().endswith(ending)), None)
+
+
+def require_hub_id(name: str) -> None:
+    """Ends with one line where a name that names no data file is no Hub id either."""
+    exists = Path(name).exists()
+    if exists or file_format(name) or name.count("/") > 1:
+        found = "no file to read: expected one of" if exists else "no such file; expected a Hub id or"
+        sys.exit(f"--dataset_name {name}: {found} {', '.join(FILE_FORMATS)}")
+
+
+def describe_files(name: str, files: list[str], id_column: str | None) -> dict:
+    """The arguments with which `load_dataset` reads files; ends with one line where their formats differ."""
+    builders = sorted({file_format(path) for path in files})
+    if len(builders) > 1:
+        sys.exit(f"--dataset_name {name}: files of several formats ({', '.join(builders)}); name one with a glob")
+    place = {"path": builders[0], "data_files": list(map(glob.escape, files)), "split": "train"}
+    if builders[0] != "parquet":
+        # What is not UTF-8 becomes U+FFFD, by which build_pair knows the row. datasets 5.2 decodes JSON by itself, and
+        # so leniently, only where the encoding is not spelled "utf-8".
+        place |= {"encoding": "utf8", "encoding_errors": "replace"}
+    if builders[0] == "csv":  # or arXiv's 0704.0270 would become 704.027
+        place["converters"] = {column: str for column in (*ID_COLUMNS, id_column) if column}
+    return place
+
+
+def read_columns(name: str, place: dict, columns: Columns, from_hub: bool) -> tuple[Dataset, Columns]:
+    """The needed columns of what `load_dataset(**place)` reads, and which they are."""
+    source = load_dataset(**place, streaming=from_hub)  # from the Hub, look at the columns before fetching all
+    columns = find_columns(name, columns, source.column_names or list(next(iter(source), {})))
+    if from_hub:
+        # The arXiv corpus's articles would be 40 times its abstracts; Parquet lets us leave them.
+        selection = {"columns": columns.wanted} if source.info.builder_name == "parquet" else {}
+        source = load_dataset(**place, **selection)
+    return source.select_columns(columns.wanted), columns
+
+
+def find_columns(name: str, columns: Columns, names: list[str]) -> Columns:
+    """`columns` with what was left open found among `names`; ends with one line where a column is missing."""
+    if columns.texts == ["abstract"] and "abstract" not in names and "abstract_text" in names:
+        columns = replace(columns, abstract="abstract_text")  # the arXiv corpus's first format
+    if columns.id is None:
+        columns = replace(columns, id=next((column for column in ID_COLUMNS if column in names), None))
+    if missing := [column for column in columns.wanted if column not in names]:
+        sys.exit(f"--dataset_name {name}: no column {', '.join(missing)}; it has {', '.join(names)}")
+    return columns
