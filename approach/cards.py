@@ -1,1 +1,233 @@
 """The dataset's, the model's and the adapter's card, from the records that the scripts write."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from huggingface_hub import DatasetCardData, EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, PackageLoader, TemplateError
+from jinja2.filters import do_mark_safe
+
+from approach.files import first_line, read_json, write_whole
+
+DATASET_COLUMNS = ("id", "problem", "approach", "prompt", "completion")
+SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")  # the Hub's bounds of `size_categories`
+METRICS = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "bertscore_f1": "BERTScore F1",
+}
+# Of all that run.json holds, what the model's card shows.
+RECIPE = (
+    "steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "optim",
+    "max_length",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "bf16",
+    "fp16",
+    "trainable_parameters",
+    "seconds",
+    "device",
+    "processes",
+    "peak_memory_gib",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+)
+
+
+def dataset_card(samples: list[dict], report: dict, files: dict[str, dict]) -> str:
+    """
+    The dataset's card: where it comes from, what was dropped, how long its rows are, and what it is not.
+
+    `samples` are the rows to show, `report` is `build_report.json`, and `files` holds the `path` and the `num_bytes`
+    of each split.
+    """
+    source = ", ".join(f"{name} {value}" for name, value in report["source"].items() if name != "license" and value)
+    lengths = {f"{name}, {key}": value for name, row in report["words"].items() for key, value in row.items()}
+    metadata = make_dataset_metadata(report, files).to_yaml()
+    values = {"metadata": metadata, "source": source, "lengths": lengths, "report": report, "samples": samples}
+    return render("dataset_card.md.jinja", values) + "\n"
+
+
+def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> str:
+    """
+    The card of a model or an adapter, from the records in its folder and the content of `scores.json`.
+
+    What the records do not state, the card does not. Ends with one line where they are not as our scripts write them.
+    """
+    run, merge, report = (read_json(folder / f"{stem}.json") for stem in ("run", "merge", "build_report"))
+    try:
+        published, recorded = report.get("hub", {}), run.get("dataset", {})
+        base = merge.get("base") or run.get("base", {}).get("name") or "a base model"
+        dataset = published.get("dataset") or recorded.get("name") or ""
+        licence = merge.get("base_license")
+        values = {
+            "metadata": make_model_metadata(name, base, dataset, licence, scores, adapter).to_yaml(),
+            "name": name,
+            "adapter": adapter,
+            "base": base,
+            "dataset": dataset,
+            "revision": recorded.get("revision") or published.get("revision"),
+            "recipe": make_recipe(run),
+            "loss_curve": (folder / "loss_curve.png").is_file(),
+            "run": run,
+            "merge": merge,
+            "report": report,
+            "scores": scores,
+            "scored": list_scores(scores),
+            "measured": list_measured(scores),
+            "metrics": METRICS,
+        }
+        card = render("model_card.md.jinja", values)
+    except (AttributeError, KeyError, TypeError, TemplateError) as error:
+        sys.exit(f"{folder}: its records are not as our scripts write them: {type(error).__name__}: {error}")
+    return str(ModelCard(re.sub(r"\n{3,}", "\n\n", card)))
+
+
+def write_model_card(folder: Path, name: str, scores_dir: str | None) -> None:
+    """
+    Writes a model's card into its folder, with the scores of `scores_dir` or else those that lie there already.
+
+    `scores.json` is copied beside the card. A file that would not change is left alone, for the folder may be
+    read-only. Ends with one line where a file cannot be written.
+    """
+    scores = read_json((Path(scores_dir) if scores_dir else folder) / "scores.json")
+    card = model_card(folder, name, scores)
+    if scores:
+        write_where_changed(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
+    write_where_changed(folder / "README.md", card)
+
+
+def write_where_changed(path: Path, text: str) -> None:
+    """Writes a file whole; ends with one line where that fails."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        sys.exit(f"{path} cannot be written: {first_line(error)}. The folder is as it was")
+
+
+def render(template: str, values: dict) -> str:
+    """A template from the folder `templates`, filled in; no value reaches the card as HTML."""
+    environment = Environment(loader=PackageLoader("approach"), autoescape=True, finalize=escape_html)
+    return environment.get_template(template).render(values)
+
+
+def escape_html(value: object) -> str:
+    """
+    The text of a value in which Markdown finds no HTML: jinja2 calls this for all that a template inserts.
+
+    Only a `<` that would begin a tag and an `&` that would begin an entity change; jinja2's own escaping would
+    change every quotation mark, too.
+    """
+    if hasattr(value, "__html__"):  # marked as safe in the template, or escaped in a macro
+        return value
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", str(value))
+    return do_mark_safe(re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text))
+
+
+def make_dataset_metadata(report: dict, files: dict[str, dict]) -> DatasetCardData:
+    """What the Hub and `datasets` read of the dataset's card."""
+    size = sum(report["splits"].values())
+    digits = len(str(size))
+    return DatasetCardData(
+        language="en",
+        license=report["source"].get("license", "unknown"),
+        task_categories=["text-generation"],
+        pretty_name="Problem–approach pairs",
+        size_categories="n<1K" if digits < 4 else f"{SIZES[digits - 4]}<n<{SIZES[digits - 3]}",
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": name, "path": file["path"]} for name, file in files.items()],
+            }
+        ],
+        dataset_info={
+            "features": [{"name": name, "dtype": "string"} for name in DATASET_COLUMNS],
+            "splits": [
+                {"name": name, "num_bytes": file["num_bytes"], "num_examples": report["splits"][name]}
+                for name, file in files.items()
+            ],
+        },
+    )
+
+
+def make_model_metadata(
+    name: str, base: str, dataset: str, licence: str | None, scores: dict, adapter: bool
+) -> ModelCardData:
+    """What the Hub reads of a model's card."""
+    return ModelCardData(
+        language="en",
+        license=licence,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=["research-approach-drafts", "trl", "sft"],
+        base_model=base if "/" in base else None,  # the Hub knows its own names alone
+        datasets=[dataset] if "/" in dataset else None,
+        model_name=name.rpartition("/")[2],
+        eval_results=make_model_index(scores),
+    )
+
+
+def make_model_index(scores: dict) -> list[EvalResult] | None:
+    """The fine-tuned systems' scores as the Hub's metadata have them; None where there are none."""
+    data = scores.get("dataset", {})
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=data.get("name", "unknown"),
+            dataset_name=data.get("name", "unknown"),
+            dataset_split=data.get("split"),
+            dataset_revision=data.get("revision"),
+            metric_type=metric,
+            metric_name=f"{METRICS.get(metric, metric)}, {decoding}",
+            metric_value=value["value"],
+        )
+        for system, decoding, result in list_scores(scores)
+        if scores["systems"][system].get("kind") == "fine-tuned"
+        for metric, value in result["scores"].items()
+        if value and value.get("value") is not None
+    ] or None
+
+
+def list_scores(scores: dict) -> list[tuple[str, str, dict]]:
+    """Every system with every way it drafted and what was measured of it."""
+    systems = scores.get("systems", {}).items()
+    return [(name, decoding, result) for name, system in systems for decoding, result in system["decodings"].items()]
+
+
+def list_measured(scores: dict) -> list[str]:
+    """The metrics that at least one system has a value of, in the card's order."""
+    values = [item for _, _, result in list_scores(scores) for item in result["scores"].items()]
+    measured = {metric for metric, value in values if value and value["value"] is not None}
+    return [metric for metric in METRICS if metric in measured]
+
+
+def make_recipe(run: dict) -> dict[str, str]:
+    """What the card shows of `run.json`."""
+    figures = {**run.get("arguments", {}), **run, **run.get("versions", {})}
+    recipe = {key.replace("_", " "): show(figures[key]) for key in RECIPE if figures.get(key) is not None}
+    losses = [entry["eval_loss"] for entry in run.get("losses", []) if "eval_loss" in entry]
+    if losses:
+        recipe["validation loss, nats a token"] = f"{losses[0]:.3f} → {losses[-1]:.3f}"
+    return recipe
+
+
+def show(value: object) -> str:
+    """A recorded value as the card shows it."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

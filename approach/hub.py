@@ -5,9 +5,10 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
@@ -16,7 +17,7 @@ from huggingface_hub.errors import HTTPError
 from approach.files import first_line
 
 # What is published of a folder that one of our scripts wrote: no pickles, and nothing else that lies there.
-RECORDS = ("README.md", "*.json", "*.jsonl", "loss_curve.png")
+RECORDS = ("README.md", "*.json", "samples.jsonl", "loss_curve.png")
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt")
 DATASET_FILES = ("README.md", "build_report.json", "funnel.png", "data/*.parquet")
 TEXT_SUFFIXES = (".md", ".json", ".jsonl", ".jinja", ".txt", ".yaml", ".yml")
@@ -56,9 +57,21 @@ def is_hub_id(name: str | None) -> bool:
 
 
 def list_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """The files of a folder that a pattern matches, sorted; a pattern without `/` matches in the folder itself."""
+    """
+    The files of a folder that a pattern matches, sorted; a pattern without `/` matches in the folder itself.
+
+    Hidden files and symbolic links are left out.
+    """
     found = {path for pattern in patterns for path in folder.glob(pattern)}
     return sorted(path for path in found if path.is_file() and not path.is_symlink() and path.name[0] != ".")
+
+
+def refuse_links(folder: Path, files: Iterable[Path]) -> None:
+    """Raises PublishError where a file, or a folder on the way to it, is a link to something that may be private."""
+    for path in files:
+        for part in (path, *path.parents[: len(path.relative_to(folder).parts) - 1]):
+            if part.is_symlink():
+                raise PublishError(f"{part} is a symbolic link: put what it points to in its place")
 
 
 def find_secret(text: str) -> str:
@@ -76,24 +89,32 @@ def refuse_secrets(files: Iterable[Path]) -> None:
             refuse_secret_rows(path)
             continue
         is_text = path.suffix in TEXT_SUFFIXES and path.name not in VOCABULARIES
-        if is_text and (found := find_secret(path.read_text(encoding="utf-8"))):
+        if is_text and (found := find_secret(path.read_text(encoding="utf-8", errors="replace"))):
             raise PublishError(f"{path} holds {found}")
 
 
 def refuse_secret_rows(path: Path) -> None:
     """Raises PublishError where a row of a Parquet file holds a Hub token or the user's home folder."""
-    home = f"(?:{re.escape(str(Path.home()))})[/\\\\]" if len(Path.home().parts) > 1 else TOKEN
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches():
-            for name in batch.schema.names:
-                column = batch.column(name)
-                if str(column.type) not in ("string", "large_string"):
-                    continue
-                for secret, pattern in (("a Hub token", TOKEN), ("a path on this machine", home)):
-                    row = pc.index(pc.match_substring_regex(column, pattern), True).as_py()
-                    if row >= 0:
-                        row_id = batch.column("id")[row].as_py() if "id" in batch.schema.names else row
-                        raise PublishError(f"{path}: row {row_id} holds {secret} in its {name}")
+            if found := find_secret_row(batch):
+                raise PublishError(f"{path}: {found}")
+
+
+def find_secret_row(batch: pa.RecordBatch) -> str:
+    """Which row must not be published, and why, in words; empty where there is none. Prose may say "/home"."""
+    secrets = {"a Hub token": TOKEN}
+    if len(Path.home().parts) > 1:  # of a user without a home folder it is "/"
+        secrets["a path on this machine"] = re.escape(str(Path.home())) + r"[/\\]"
+    columns = {name: batch.column(name) for name in batch.schema.names}
+    texts = {name: column for name, column in columns.items() if str(column.type) in ("string", "large_string")}
+    for name, column in texts.items():
+        for secret, pattern in secrets.items():
+            row = pc.index(pc.match_substring_regex(column, pattern), True).as_py()
+            if row >= 0:
+                which = f"row {columns['id'][row]}" if "id" in columns else "a row"
+                return f"{which} holds {secret} in its {name}"
+    return ""
 
 
 def publish(
@@ -112,8 +133,9 @@ def publish(
     (`upload_folder` may spread a folder over several commits.) The tag, `content-…`, is made of the content, so that
     a second run finishes what a first one began and changes nothing else. Raises PublishError.
     """
-    refuse_secrets(files)
     try:
+        refuse_links(folder, files)
+        refuse_secrets(files)
         if (token or get_token()) is None:
             raise PublishError("no Hub token (`hf auth login`, or HF_TOKEN)")
         api = HfApi(token=token) if token else HfApi()
@@ -150,7 +172,7 @@ def open_repository(api: HfApi, repository: Repository) -> tuple[str, str, list[
     info = api.repo_info(repo_id, repo_type=repository.kind)
     if not info.private and not repository.public:
         raise PublishError(f"the repository is public: add {repository.public_flag} to publish there all the same")
-    return repo_id, info.sha, [file.rfilename for file in info.siblings]
+    return repo_id, info.sha, [file.rfilename for file in info.siblings or []]
 
 
 def find_missing_right(api: HfApi, name: str) -> str:
@@ -165,11 +187,16 @@ def find_missing_right(api: HfApi, name: str) -> str:
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether a file of a repository matches; `*` stays within its folder, which fnmatch's does not."""
-    return any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
+    # Each `/` of a pattern stands for one of the name: where the name has no other, no `*` can stand for one.
+    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
 
 
 def check_arrival(api: HfApi, kind: str, repo_id: str, revision: str, folder: Path, names: Iterable[str]) -> None:
-    """Raises OSError where a file that was sent is not there, or not what was sent."""
+    """
+    Raises OSError where a file that was sent is not there, or not what was sent.
+
+    What else lies in the folder or in the repository, such as checkpoints, may differ.
+    """
     found = api.verify_repo_checksums(repo_id, repo_type=kind, revision=revision, local_dir=folder)
     damaged = {mismatch["path"] for mismatch in found.mismatches} | set(found.extra_paths)
     for name in sorted(damaged & set(names)):

@@ -1,0 +1,66 @@
+"""The precision of the weights that are written: what a cast costs, measured on validation rows."""
+
+import sys
+
+import torch
+from datasets import load_dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from approach.files import first_line
+from approach.merging.parity import PROMPTS, read_logits
+
+MAX_ROWS = 50
+
+
+def load_validation_rows(dataset_name: str, revision: str | None) -> list[dict]:
+    """The first 50 validation rows by id, with `prompt` and `completion`; ends with one line if there are none."""
+    try:
+        rows = load_dataset(dataset_name, split="validation", revision=revision)
+        return sorted(rows.select_columns(["id", "prompt", "completion"]), key=lambda row: row["id"])[:MAX_ROWS]
+    except (ValueError, OSError) as error:
+        sys.exit(f"--dataset_name {dataset_name}: {first_line(error)}")
+
+
+def cast(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, rows: list[dict], max_change: float
+) -> dict[str, float]:
+    """
+    Casts a model's parameters in place; returns the loss before and after and how many most likely tokens changed.
+
+    Ends with one line where the loss, in nats a token, changes by more than `max_change`.
+    """
+    loss_before, tokens_before = measure_loss(model, tokenizer, rows), most_likely_tokens(model, tokenizer)
+    for parameter in model.parameters():  # not the buffers: clients keep the rotary frequencies in FP32
+        parameter.data = parameter.data.to(getattr(torch, dtype))
+    loss_after, tokens_after = measure_loss(model, tokenizer, rows), most_likely_tokens(model, tokenizer)
+    if not abs(loss_after - loss_before) <= max_change:
+        sys.exit(
+            f"--dtype {dtype} moves the loss on {len(rows)} validation rows from {loss_before:.4f} to "
+            f"{loss_after:.4f}, by more than --max_cast_loss {max_change}: nothing written"
+        )
+    return {
+        "rows": len(rows),
+        "loss_before": loss_before,
+        "loss_after": loss_after,
+        "argmax_changes": int((tokens_before != tokens_after).sum()),
+        "positions": len(tokens_before),
+    }
+
+
+def most_likely_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """The most likely next token at every position of the prompts."""
+    return torch.cat([logits.argmax(-1) for logits in read_logits(model, tokenizer, PROMPTS)])
+
+
+def measure_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> float:
+    """The loss on the rows' completions, in nats a token."""
+    total, count = 0.0, 0
+    for row in rows:
+        start = len(tokenizer(row["prompt"])["input_ids"])
+        ids = tokenizer(row["prompt"] + row["completion"], return_tensors="pt")["input_ids"]
+        ids = ids[:, : getattr(model.config.get_text_config(), "max_position_embeddings", None)]  # Bloom states none
+        with torch.inference_mode():
+            logits = model(ids).logits[0, start - 1 : -1].float()
+        total += torch.nn.functional.cross_entropy(logits, ids[0, start:], reduction="sum").item()
+        count += ids.shape[1] - start
+    return total / count

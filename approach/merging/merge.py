@@ -1,0 +1,94 @@
+"""Merging an adapter into its base in FP32, and saving the merged model so that it reads back as it was."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from approach.files import first_line, hash_file
+from approach.merging.parity import MAX_LOGIT_DIFFERENCE, Reading, measure_effect, read_model, require_equal
+from approach.models import list_stops
+from approach.prompt import MAX_NEW_TOKENS
+
+SHARD_SIZE = "2GB"  # what saving holds in memory beside the model
+
+
+def merge_adapter(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, name: str
+) -> tuple[PreTrainedModel, Reading, dict[str, float]]:
+    """
+    Merges an adapter into its base, in place, and proves that nothing changed.
+
+    Returns the merged model with our generation defaults, what it says to the prompts, and the largest differences
+    of its logits to the adapter on its base and of those to the base alone. Ends with one line where merging changed
+    what the model says, or where the adapter `name` changes nothing.
+    """
+    set_generation_defaults(model.get_base_model(), tokenizer)
+    on_base = read_model(model, tokenizer)
+    effect = measure_effect(model, tokenizer)
+    merged = model.merge_and_unload(safe_merge=True)
+    require_one_vocabulary(merged, tokenizer)
+    reading = read_model(merged, tokenizer)
+    difference = require_equal(on_base, reading, "merged and adapter on base")
+    if not effect > MAX_LOGIT_DIFFERENCE:
+        sys.exit(f"{name}: the adapter changes nothing: nothing written")
+    return merged, reading, {"difference_to_adapter": difference, "difference_to_base": effect}
+
+
+def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Both ends stop a draft: the tag that training taught, and what ends a text for the base. Greedy, 448 tokens."""
+    stops = [tokenizer.eos_token_id, *list_stops(model)]
+    model.config.eos_token_id, model.config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=list(dict.fromkeys(stops)),
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=MAX_NEW_TOKENS,
+        do_sample=False,  # said aloud, or transformers' pipeline would sample
+    )
+
+
+def require_one_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Ends with one line where tokenizer, configuration and matrices do not have the same number of tokens."""
+    sizes = {
+        "tokenizer": len(tokenizer),
+        "config": model.config.get_text_config().vocab_size,
+        "input matrix": model.get_input_embeddings().weight.shape[0],
+        "output matrix": model.get_output_embeddings().weight.shape[0],
+    }
+    if len(set(sizes.values())) > 1:
+        sys.exit(f"the sizes of the vocabulary differ: {sizes}: nothing written")
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, str]:
+    """Saves weights and tokenizer; returns the SHA-256 of each file of weights. Raises OSError on a full disk."""
+    size, free = model.get_memory_footprint(), shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(f"{size / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free")
+    try:
+        model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    except SafetensorError as error:
+        raise OSError(first_line(error)) from error
+    tokenizer.save_pretrained(folder)
+    return {path.name: hash_file(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def compare_with_saved(reading: Reading, folder: Path, dtype: str) -> float:
+    """
+    The largest logit difference of a saved model to the one that was saved; ends with one line where it is too large.
+
+    The saved model is gone when this returns: it maps its files, and Windows renames no folder with an open file.
+    """
+    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    read_back = read_model(saved, AutoTokenizer.from_pretrained(folder))
+    return require_equal(reading, read_back, "the model read back from disk and the merged one")

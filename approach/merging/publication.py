@@ -1,0 +1,46 @@
+"""What is published of a model and of an adapter, and what is checked and changed before."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from approach import hub
+from approach.cards import model_card
+from approach.files import check_hashes, public_name, read_json, write_json
+
+PUBLISHED = (*hub.MODEL_FILES, *hub.RECORDS)
+REPLACED = (*PUBLISHED, "*.bin")  # what clients would load of an older model in the same repository
+
+
+def list_published(folder: Path) -> list[Path]:
+    """The files of a folder that are published: nothing from its subfolders, no pickles, no links, nothing hidden."""
+    return hub.list_files(folder, PUBLISHED)
+
+
+def require_model(folder: Path) -> None:
+    """Ends with one line where the folder does not hold a whole model of ours, as it was written."""
+    if not (folder / "config.json").is_file() or not list(folder.glob("model*.safetensors")):
+        sys.exit(f"--push_only {folder} holds no whole model: config.json or the weights are missing")
+    if not (folder / "run.json").is_file() and not (folder / "merge.json").is_file():
+        sys.exit(f"--push_only {folder} holds no model of our scripts: run.json and merge.json are missing")
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and hub.matches(path.name, PUBLISHED):  # left out, the model would not be whole
+            sys.exit(f"--push_only {folder}: {path.name} is a symbolic link: put what it points to in its place")
+    for record in ("run.json", "merge.json"):
+        check_hashes(folder, record)
+
+
+def stage_adapter(adapter: Path, name: str, folder: Path) -> None:
+    """
+    Puts the adapter into `folder` as it is published under `name`.
+
+    Its base is named by Hub id or last name alone, and its card says how to load it.
+    """
+    for path in adapter.iterdir():  # in the Hub's cache the files are links, which list_published leaves out
+        if path.is_file() and hub.matches(path.name, PUBLISHED):
+            shutil.copy(path, folder)
+    base, config = read_json(adapter / "run.json").get("base", {}), read_json(adapter / "adapter_config.json")
+    config["base_model_name_or_path"] = base.get("name") or public_name(config["base_model_name_or_path"])
+    config["revision"] = base.get("revision") or config.get("revision")
+    write_json(folder / "adapter_config.json", config)
+    (folder / "README.md").write_text(model_card(folder, name, {}, adapter=True), encoding="utf-8")

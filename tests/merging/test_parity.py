@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from approach.merging.parity import Draft, Reading, largest_difference, largest_gap, require_equal
+
+
+def test_greedy_drafts_may_part_at_a_near_tie_alone():
+    step = torch.tensor([1.0, 0.99995, 0.5])
+    ours = [Draft([0, 0, 2], [step, step, step])]
+    assert largest_gap(ours, ours) == 0
+    assert largest_gap(ours, [Draft([0, 1, 1], [])]) == pytest.approx(5e-5, abs=1e-6)  # what follows is of no account
+    assert largest_gap(ours, [Draft([0, 2, 2], [])]) == pytest.approx(0.5)
+
+
+def test_readings_that_differ_end_in_one_line_and_numbers_that_are_none_differ():
+    step = torch.tensor([1.0, 0.5])
+    ours = Reading([step.expand(3, 2)], [Draft([0], [step])])
+    assert require_equal(ours, ours, "a and b") == 0
+    assert largest_difference(ours.logits, [torch.zeros(3, 3)]) == float("inf"), "of another vocabulary"
+    for logits in (ours.logits[0] + 2e-4, ours.logits[0] * float("nan")):
+        with pytest.raises(SystemExit, match="a and b differ by .*: nothing written"):
+            require_equal(ours, ours._replace(logits=[logits]), "a and b")
+    with pytest.raises(SystemExit, match="a and b draft different texts, at no near tie .*: nothing written"):
+        require_equal(ours, ours._replace(drafts=[Draft([1], [step])]), "a and b")
