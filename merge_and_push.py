@@ -36,7 +36,10 @@ from approach.files import folder_written_whole, public_name, require_free
 from approach.threads import choose_waiting
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from approach.merging.adapter import Adapter
+    from approach.merging.parity import Reading
 
 
 @dataclass
@@ -156,7 +159,9 @@ def merge(args: MergeArguments) -> None:
     print(f"Wrote {output_dir}. Next: python evaluate_model.py --model_name_or_path {output_dir} …")
 
 
-def merge_and_measure(args: MergeArguments, adapter: "Adapter", dataset_revision: str | None) -> tuple:
+def merge_and_measure(
+    args: MergeArguments, adapter: "Adapter", dataset_revision: str | None
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, Reading, dict]":
     """The merged model in its final precision, its tokenizer, what it says to the prompts, and its record."""
     from approach.merging.adapter import find_base, load_adapter_on_base
     from approach.merging.cast import cast, load_validation_rows
