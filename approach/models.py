@@ -10,21 +10,28 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from approach.files import first_line
+from approach.files import first_line, read_json
 from approach.prompt import END_TAG
 
 
 def load_model(
-    name: str, argument: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    name: str,
+    argument: str,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    base: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
-    A model ready to draft, and its tokenizer; an adapter is merged into its base in memory.
+    A model ready to draft, and its tokenizer; an adapter is merged in memory into its base.
 
-    Ends with one line that names `argument` where there is none to load.
+    `base` names that base where it is not at the place that the adapter names; other models have no use for it. Ends
+    with one line that names `argument` where there is none to load, or where adapter and base do not fit.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        if find_adapter_config_file(name):
+        if find_adapter_config_file(name) and base:
+            model = merge_into_base(name, argument, tokenizer, base, dtype)
+        elif find_adapter_config_file(name):
             from peft import AutoPeftModelForCausalLM  # three seconds, which a merged model does not need
 
             model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
@@ -33,6 +40,28 @@ def load_model(
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"{argument} {name}: {first_line(error)}")
     return model.eval().to(device), tokenizer
+
+
+def merge_into_base(
+    name: str, argument: str, tokenizer: PreTrainedTokenizerBase, base: str, dtype: torch.dtype
+) -> PreTrainedModel:
+    """An adapter merged into the base `base`; ends with one line where that is not the one it was trained on."""
+    from peft import PeftModel  # three seconds, which a merged model does not need
+
+    misfit = f"{argument} {name} was not trained on --base_model_name_or_path {base}"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+        run = cached_file(name, "run.json", _raise_exceptions_for_missing_entries=False)
+        expected = read_json(Path(run)).get("base", {}).get("fingerprint") if run else None
+        if expected and fingerprint(base, None) not in (None, expected):
+            sys.exit(f"{misfit}: its weights differ")
+    except (OSError, ValueError) as error:
+        sys.exit(f"--base_model_name_or_path {base}: {first_line(error)}")
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    try:
+        return PeftModel.from_pretrained(model, name).merge_and_unload()
+    except (ValueError, RuntimeError, IndexError) as error:
+        sys.exit(f"{misfit}: {first_line(error) if 'size mismatch' not in str(error) else 'their sizes differ'}")
 
 
 def require_trained(tokenizer: PreTrainedTokenizerBase, name: str, argument: str) -> None:

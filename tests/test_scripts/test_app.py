@@ -6,42 +6,45 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, assert_one_clear_line, run_script
 
 import app
-import draft_approach
-from app import Draft, Settings, Training, link_id, load_system, mark_up, parse_arguments, render_page, stream_drafts
+from app import parse_arguments
 
 PROBLEM = "We study how small models read long texts with noise."
 HOSTILE = "A <script>window.harmed=1</script> & <img src=x onerror='window.harmed=1'> ${window.harmed=1} {{7*7}}"
-SETTINGS = Settings(num_drafts=2, temperature=0.7, top_p=0.9, seed=42, max_new_tokens=24)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SWITCHES = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
 
 
-@pytest.fixture(scope="module")
-def tuned(merged):
-    return load_system(str(merged), "--model", tuned=True)
+@contextmanager
+def running_page(folder: Path, model: Path, **variables: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """`app.py` of this folder in a process of its own: its address and its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "MODEL": str(model), **variables}
+    command = [sys.executable, "app.py", "--port", str(port)]
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline()
+            assert line.startswith(f"The page is at http://127.0.0.1:{port}/ "), line
+            yield f"http://127.0.0.1:{port}/", process
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
 def server(merged, base, dataset):
-    """The running page: its address and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # As in a Space: what the page needs comes from environment variables.
-    environment = {**os.environ, "MODEL": str(merged), "DATASET": str(dataset), "BASE_MODEL": str(base)}
-    command = [sys.executable, "app.py", "--port", str(port)]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        line = process.stdout.readline()
-        assert line.startswith(f"The page is at http://127.0.0.1:{port}/ "), line
-        yield f"http://127.0.0.1:{port}/", process
-        process.terminate()
+    """The running page. As in a Space, what it needs comes from environment variables."""
+    with running_page(ROOT, merged, DATASET=str(dataset), BASE_MODEL=str(base)) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +168,8 @@ def test_a_huge_paste_is_refused_and_html_stays_text(page):
     page.get_by_text("Write a research problem first").wait_for()
     set_number(page, "number input for Longest draft", 16)
     assert len(make_drafts(page, HOSTILE + " </problem><approach>")) == 2
-    assert "no tags; those in it are left out" in page.locator("#drafts .status").inner_text()
+    status = page.locator("#drafts .status").inner_text()
+    assert "</problem>, <approach>: taken out; the prompt brings its own tags." in status
     markdown = page.locator("#drafts [data-markdown]").get_attribute("data-markdown")
     assert markdown.startswith("**Problem.** A &lt;script>window.harmed=1")
     assert page.locator("#drafts img, #drafts script").count() == 0
@@ -215,101 +219,43 @@ def test_fifty_requests_at_once_are_answered_or_refused_and_leave_nothing_behind
     assert memory[2] <= memory[1] + 4, f"MiB after each round: {memory}"
 
 
-def test_the_page_and_the_terminal_draw_the_same_draft(tuned):
-    [*_, [drawn]] = stream_drafts([tuned], PROBLEM, Settings(1, 0.7, 0.9, 42, 24), threading.Event())
-    args = draft_approach.DraftArguments(model="", problem=PROBLEM, max_new_tokens=24)
-    prompt = draft_approach.encode_problem(tuned.tokenizer, PROBLEM)
-    expected = draft_approach.draft(tuned.model, tuned.tokenizer, prompt, args, seed=42)
-    assert (len(drawn.ids), drawn.ended) == (expected["num_tokens"], expected["ended"])
-    assert drawn.text == expected["approach"].removesuffix("\N{REPLACEMENT CHARACTER}")
+def test_a_space_needs_the_script_its_rooms_and_metrics_alone(merged, dataset, tmp_path):
+    """What docs/space.md says to upload, is all that the page can import of this project."""
+    listed = re.findall(r"(?m)^- `([\w./]+)`", (ROOT / "docs" / "space.md").read_text(encoding="utf-8"))
+    assert listed == ["app.py", "approach/", "metrics/", "requirements.txt"]
+    for name in listed:
+        copy = shutil.copytree if name.endswith("/") else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    with running_page(tmp_path, merged, DATASET=str(dataset), PYTHONPATH="") as (address, _):
+        with urllib.request.urlopen(address) as answer:
+            assert answer.status == 200 and "Research approach drafts" in answer.read().decode("utf-8")
+        with urllib.request.urlopen(f"{address}config") as answer:
+            assert "#drafts .grid" in answer.read().decode("utf-8"), "the style sheet is there, too"
 
 
-def test_greedy_drafts_and_the_bases_own_prompt(tuned, base):
-    untuned = load_system(str(base), "--base_model", tuned=False)
-    settings = Settings(1, 0, 0.9, 42, 8)
-    [*_, drafts] = stream_drafts([tuned, untuned], PROBLEM, settings, threading.Event())
-    for system, drawn in zip([tuned, untuned], drafts, strict=True):
-        text = f"<problem>{PROBLEM}</problem><approach>" if system.tuned else PROBLEM
-        ids = system.tokenizer(text, return_tensors="pt")
-        new = system.model.generate(**ids, do_sample=False, max_new_tokens=8)[0, ids["input_ids"].shape[1] :]
-        assert drawn.ids == new.tolist()
+def test_arguments_come_from_the_environment_where_they_are_not_given(monkeypatch, capsys):
+    for variable, value in {"MODEL": "m", "DATASET": "d", "BASE_MODEL": ""}.items():
+        monkeypatch.setenv(variable, value)
+    args = parse_arguments([])
+    assert (args.model_name_or_path, args.dataset_name, args.base_model_name_or_path) == ("m", "d", None)
+    given = ["--model", "n", "--dataset-name", "e", "--base_model_name_or_path", "b"]
+    args = parse_arguments(given)
+    assert (args.model_name_or_path, args.dataset_name, args.base_model_name_or_path) == ("n", "e", "b")
+    assert parse_arguments(["--model_name_or_path", "n", *given[2:]]) == args
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    shown = capsys.readouterr().out
+    for variable in ("MODEL", "DATASET", "BASE_MODEL"):
+        assert re.search(rf"environment\s+variable\s+{variable}\b", shown), variable
 
 
-def test_nobody_goes_on_writing_for_a_reader_who_left(tuned, monkeypatch):
-    steps, put = [], app.TokenStreamer.put
-    monkeypatch.setattr(app.TokenStreamer, "put", lambda self, value: (steps.append(1), put(self, value)))
-    others = set(threading.enumerate())
-    reader = stream_drafts([tuned], PROBLEM, Settings(4, 0.7, 0.9, 42, 448), threading.Event())
-    next(reader)
-    [writer] = set(threading.enumerate()) - others
-    reader.close()
-    writer.join(timeout=30)
-    assert not writer.is_alive() and len(steps) < 100
-
-
-def test_what_goes_wrong_while_writing_reaches_the_reader(tuned, monkeypatch):
-    monkeypatch.setattr(tuned.model, "generate", lambda **arguments: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        list(stream_drafts([tuned], PROBLEM, SETTINGS, threading.Event()))
-
-
-def test_text_of_a_model_is_escaped_and_marked(tuned):
-    class Echo:
-        def decode(self, ids, skip_special_tokens):
-            return HOSTILE
-
-    draft = Draft("Draft 1", Echo(), set(), spans=[(0, 10, "run"), (2, 20, "citation")])
-    page = render_page(HOSTILE, [draft], SETTINGS, "Done.")
-    assert "<script" not in page and "<img" not in page and page.count("&lt;script&gt;") == 1
-    text = mark_up("abc<d>", [(0, 2, "run"), (1, 4, "citation")])
-    run, citation = '<mark title="a training approach has these words">', '<span class="citation" title="[^"]*">'
-    assert re.fullmatch(rf"{run}a</mark>{run}{citation}b</span></mark>{citation}c&lt;</span>d&gt;", text), text
-
-
-def test_provenance_names_rows_and_marks_runs(dataset):
-    training = Training(str(dataset))
-
-    class Copy:
-        def decode(self, ids, skip_special_tokens):
-            return "Zzz " + " ".join(training.rows[3]["approach"].split()[5:20]) + " (Smith et al., 2019)"
-
-    draft = Draft("Draft 1", Copy(), set())
-    training.explain([draft])
-    kinds = {kind: draft.text[start:end] for start, end, kind in draft.spans}
-    assert kinds["citation"] == "(Smith et al., 2019)"
-    assert kinds["run"] == " ".join(training.rows[3]["approach"].split()[5:20])
-    assert "<mark>15 words</mark>" in draft.provenance
-    assert draft.provenance.index(training.rows[3]["id"]) < draft.provenance.index("The nearest training approaches")
-    assert draft.provenance.count("<li>") == 3 and Training(None).rows is None
-
-
-@pytest.mark.parametrize(
-    ("row_id", "url"),
-    [
-        ("2101.00001", "https://arxiv.org/abs/2101.00001"),
-        ("hep-th/9901001v2", "https://arxiv.org/abs/hep-th/9901001v2"),
-        ("2022.aacl-main.1", "https://aclanthology.org/2022.aacl-main.1/"),
-        ("P19-1001", "https://aclanthology.org/P19-1001/"),
-        ("row-12", None),
-        ("<b>", None),
-    ],
-)
-def test_an_id_is_a_link_where_it_is_an_arxiv_or_an_acl_one(row_id, url):
-    link = link_id(row_id)
-    assert f'href="{url}"' in link if url else link in ("row-12", "&lt;b&gt;")
-
-
-def test_mistakes_end_in_one_clear_line(merged, base, tmp_path, capsys, monkeypatch):
+def test_mistakes_end_in_one_clear_line(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("MODEL", raising=False)
-    for arguments, part in [([], "--model is missing"), (["--model", "x", "--port", "0"], "got 0")]:
+    for arguments, part in [([], "--model_name_or_path is missing"), (["--model", "x", "--port", "0"], "got 0")]:
         with pytest.raises(SystemExit) as mistake:
             parse_arguments(arguments)
         assert mistake.value.code == 2 and part in capsys.readouterr().err
-    assert_one_clear_line(run_script("app.py", "--model", tmp_path / "none"), 1, "--model", "none")
-    with pytest.raises(SystemExit, match="was not made by train_sft.py"):
-        load_system(str(base), "--model", tuned=True)
-    with pytest.raises(SystemExit, match="--dataset_name"):
-        Training(str(tmp_path / "none"))
+    assert_one_clear_line(run_script("app.py", "--model", tmp_path / "none"), 1, "--model_name_or_path", "none")
 
 
 def test_help_loads_neither_torch_nor_gradio():

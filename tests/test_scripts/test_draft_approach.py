@@ -1,32 +1,29 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
-import torch
 from conftest import ROOT, assert_one_clear_line, run_script
-from datasets import load_dataset
 
-import draft_approach
-from draft_approach import (
-    DraftArguments,
-    check_problem,
-    draft,
-    encode_problem,
-    load_model,
-    main,
-    parse_arguments,
-)
+from approach.drafting import terminal
+from approach.drafting.streaming import Draft, DraftingModel, Sampling, load_drafting_model, write_draft
+from draft_approach import main, parse_arguments
 
 PROBLEM = "We study how small models read long texts with noise."
 
 
 @pytest.fixture(scope="module")
-def loaded(merged):
-    return load_model(str(merged))
+def drafter(merged):
+    return load_drafting_model(str(merged), "--model_name_or_path")
+
+
+def draft(drafter: DraftingModel, seed: int, max_new_tokens: int) -> Draft:
+    """The draft that the script should make by its own defaults."""
+    return write_draft(drafter, PROBLEM, seed, Sampling(1, 0.7, 0.9, seed, max_new_tokens))
 
 
 def print_with(merged, capsys, *arguments: str) -> list[str]:
@@ -36,65 +33,11 @@ def print_with(merged, capsys, *arguments: str) -> list[str]:
     return [line for line in printed.splitlines() if line and not line.startswith("Draft ")]
 
 
-def test_the_prompt_is_what_training_saw_token_by_token(loaded, dataset):
-    _, tokenizer = loaded
-    for row in load_dataset(str(dataset), split="test"):
-        assert encode_problem(tokenizer, row["problem"])["input_ids"].tolist() == [
-            tokenizer(row["prompt"])["input_ids"]
-        ]
-
-
-def test_tags_and_line_breaks_in_the_problem_cannot_close_it(loaded):
-    _, tokenizer = loaded
-    hostile = "A</problem><approach> ready <prob</approach>lem>\n answer </approach>"
-    ids = encode_problem(tokenizer, hostile)["input_ids"][0].tolist()
-    tags = [tokenizer.decode(i) for i in ids if i in tokenizer.convert_tokens_to_ids(list(draft_approach.TAGS))]
-    assert tags == ["<problem>", "</problem>", "<approach>"]
-    assert tokenizer.decode(ids).count("\n") == 0
-
-
-def test_a_draft_is_the_models_continuation_up_to_its_end(loaded):
-    model, tokenizer = loaded
-    args = DraftArguments(model="", problem=PROBLEM, temperature=0, max_new_tokens=10)
-    prompt = encode_problem(tokenizer, PROBLEM)
-    with torch.inference_mode():
-        ids = model.generate(**prompt, do_sample=False, max_new_tokens=10)[0, prompt["input_ids"].shape[1] :].tolist()
-    text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    assert draft(model, tokenizer, prompt, args, seed=0) == {"approach": text, "ended": False, "num_tokens": 10}
-    kept = model.generation_config.eos_token_id
-    end = next(i for i in range(1, 10) if ids[i] not in ids[:i])
-    model.generation_config.eos_token_id = ids[end]
-    try:
-        text = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
-        result = draft(model, tokenizer, prompt, args, seed=0)
-    finally:
-        model.generation_config.eos_token_id = kept
-    assert result["ended"] and result["num_tokens"] == end and result["approach"].startswith(text)
-
-
-def test_the_end_tag_ends_a_draft(loaded):
-    """The model is made to say `</approach>` first: an empty draft that ended, without the tag in its text."""
-    model, tokenizer = loaded
-    end = tokenizer.convert_tokens_to_ids("</approach>")
-    head, prompt = model.get_output_embeddings(), encode_problem(tokenizer, PROBLEM)
-    args = DraftArguments(model="", problem=PROBLEM, temperature=0, max_new_tokens=10)
-
-    def say_end(module, inputs, logits):
-        return torch.full_like(logits, -1.0).index_fill(-1, torch.tensor([end]), 1.0)
-
-    hook = head.register_forward_hook(say_end)
-    try:
-        assert draft(model, tokenizer, prompt, args, seed=0) == {"approach": "", "ended": True, "num_tokens": 0}
-    finally:
-        hook.remove()
-
-
-def test_what_is_printed_is_the_draft_and_the_seed_alone_decides_it(merged, loaded, capsys):
+def test_what_is_printed_is_the_draft_and_the_seed_alone_decides_it(merged, drafter, capsys):
     three = print_with(merged, capsys, "--num_drafts", "3", "--seed", "5")
     assert len(set(three)) == 3
     assert print_with(merged, capsys, "--seed", "7") == three[2:]
-    args = DraftArguments(model="", problem=PROBLEM, max_new_tokens=12)
-    expected = draft(*loaded, encode_problem(loaded[1], PROBLEM), args, seed=6)["approach"]
+    expected = draft(drafter, seed=6, max_new_tokens=12).text
     # A random model writes bells and escapes, which must not reach a terminal.
     assert three[1].strip() == "".join(c if c.isprintable() else " " for c in expected)
 
@@ -104,7 +47,7 @@ def test_an_adapter_drafts_what_the_merged_model_drafts(merged, trained, capsys)
     assert greedy == print_with(trained.adapter, capsys, "--temperature", "0") and greedy[0]
 
 
-def test_problems_of_a_file_become_json_lines(merged, loaded, tmp_path, capsys):
+def test_problems_of_a_file_become_json_lines(merged, drafter, tmp_path, capsys):
     problems = tmp_path / "problems.txt"
     problems.write_text(f"\ufeff{PROBLEM}\n\n{'noise ' * 600}\nWhat is “noise”? We ask.\n", encoding="utf-8")
     command = ["--model", str(merged), "--problems", str(problems), "--output", str(tmp_path / "new" / "drafts.jsonl")]
@@ -115,10 +58,14 @@ def test_problems_of_a_file_become_json_lines(merged, loaded, tmp_path, capsys):
     assert [(row["problem"], row["draft"], row["seed"]) for row in rows] == [
         (problem, i, 42 + i) for problem in (PROBLEM, "What is “noise”? We ask.") for i in range(2)
     ]
-    args = DraftArguments(model="", problem=PROBLEM, max_new_tokens=8)
+    second = draft(drafter, seed=43, max_new_tokens=8)
     assert rows[1] == {
-        **{"problem": PROBLEM, "draft": 1, "seed": 43},
-        **draft(*loaded, encode_problem(loaded[1], PROBLEM), args, seed=43),
+        "problem": PROBLEM,
+        "draft": 1,
+        "seed": 43,
+        "approach": second.text,
+        "ended": second.ended,
+        "num_tokens": len(second.ids),
     }
     messages = capsys.readouterr().err
     assert "line 2 is empty" in messages and "line 3 is longer than the model can read" in messages
@@ -126,7 +73,7 @@ def test_problems_of_a_file_become_json_lines(merged, loaded, tmp_path, capsys):
     with pytest.raises(SystemExit) as refusal:
         parse_arguments(command)
     assert refusal.value.code == 2 and "--overwrite" in capsys.readouterr().err
-    main(parse_arguments([*command, "--overwrite"]))
+    main(parse_arguments([*command, "--overwrite", "true"]))
     assert (tmp_path / "new" / "drafts.jsonl").read_text(encoding="utf-8") == text
 
 
@@ -139,29 +86,48 @@ def test_problems_from_stdin_go_to_stdout(merged, monkeypatch, capsys):
 def test_an_interrupted_file_of_drafts_is_absent(merged, tmp_path, monkeypatch):
     (tmp_path / "problems.txt").write_text(f"{PROBLEM}\n{PROBLEM}\n", encoding="utf-8")
     (tmp_path / "drafts.jsonl").write_text("kept\n", encoding="utf-8")
-    calls = iter([{"approach": "", "ended": True, "num_tokens": 0}])
+    calls = []
 
-    def stop_at_the_second(*arguments):
-        try:
-            return next(calls)
-        except StopIteration:
-            raise KeyboardInterrupt from None
+    def stop_at_the_second(drafter, problem, seed, sampling):
+        calls.append(problem)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return Draft("", seed, drafter.tokenizer, set(), ended=True)
 
-    monkeypatch.setattr(draft_approach, "draft", stop_at_the_second)
+    monkeypatch.setattr(terminal, "write_draft", stop_at_the_second)
     command = ["--model", str(merged), "--problems", str(tmp_path / "problems.txt"), "--overwrite"]
     with pytest.raises(KeyboardInterrupt):
         main(parse_arguments([*command, "--output", str(tmp_path / "drafts.jsonl")]))
+    assert len(calls) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drafts.jsonl", "problems.txt"]
     assert (tmp_path / "drafts.jsonl").read_text(encoding="utf-8") == "kept\n"
 
 
-def test_a_problem_unlike_those_of_training_is_told_of_in_plain_words():
-    assert check_problem("Systems of e.g. Smith et al. often fail on long inputs.") == []
-    assert check_problem("word " * 50) == []
-    [long] = check_problem("word " * 51)
-    assert "51 words" in long and "at most 50" in long
-    several, tags = check_problem("<approach>We ask. They answer.")[::-1]
-    assert several.startswith("2 sentences") and tags.startswith("<approach>: taken out")
+def test_arguments_are_written_as_in_every_other_script():
+    short = parse_arguments(["--model", "m", PROBLEM])
+    assert (short.model_name_or_path, short.problem, short.overwrite) == ("m", PROBLEM, False)
+    assert parse_arguments(["--model_name_or_path", "m", "--problem", PROBLEM]) == short
+    long = ["--model-name-or-path", "m", "--problems", "-", "--max-new-tokens", "64"]
+    for flag in (["--overwrite"], ["--overwrite", "true"]):
+        args = parse_arguments([*long, *flag])
+        assert (args.model_name_or_path, args.max_new_tokens, args.overwrite) == ("m", 64, True)
+    args = parse_arguments(["--model", "m", "--base_model_name_or_path", "b", PROBLEM])
+    assert (args.model_name_or_path, args.base_model_name_or_path) == ("m", "b")
+
+
+def test_an_adapters_base_may_be_named(trained, base, tmp_path, capsys):
+    """The adapter was moved to a machine where its base lies elsewhere."""
+    adapter = tmp_path / "adapter"
+    shutil.copytree(trained.adapter, adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = str(tmp_path / "gone")
+    (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    named = print_with(adapter, capsys, "--base_model_name_or_path", str(base))
+    assert named == print_with(trained.adapter, capsys) and named[0]
+    wrong = run_script(
+        "draft_approach.py", "--model", adapter, "--base-model-name-or-path", tmp_path / "none", PROBLEM
+    )
+    assert_one_clear_line(wrong, 1, "--base_model_name_or_path", "none")
 
 
 def test_mistakes_end_in_one_clear_line(merged, base, tmp_path, capsys):
@@ -180,16 +146,24 @@ def test_mistakes_end_in_one_clear_line(merged, base, tmp_path, capsys):
         assert mistake.value.code == 2
         last_line = capsys.readouterr().err.strip().splitlines()[-1]
         assert all(part in last_line for part in parts), last_line
+    too_long = tmp_path / "long.txt"
+    too_long.write_text("noise " * 600, encoding="utf-8")
     for model, arguments, part in [
         (base, [PROBLEM], "was not made by train_sft.py"),
-        (tmp_path / "none", [PROBLEM], "--model"),
+        (tmp_path / "none", [PROBLEM], "--model_name_or_path"),
         (merged, ["  "], "the problem is empty"),
         (merged, ["noise " * 600], "more than the model can read"),
         (merged, ["--problems", str(tmp_path / "none.txt")], "No such file"),
+        (
+            merged,
+            ["--problems", str(too_long), "--output", str(tmp_path / "o")],
+            "long.txt: no problem that the model",
+        ),
     ]:
         with pytest.raises(SystemExit, match=part):
             main(parse_arguments(["--model", str(model), *arguments]))
-    assert_one_clear_line(run_script(ROOT / "draft_approach.py", "--model", tmp_path, PROBLEM), 1, "--model")
+    result = run_script(ROOT / "draft_approach.py", "--model", tmp_path, PROBLEM)
+    assert_one_clear_line(result, 1, "--model_name_or_path", str(tmp_path))
 
 
 def test_help_loads_neither_torch_nor_transformers():

@@ -1,0 +1,109 @@
+"""Drafts on the command line: printed while they are written, or JSON lines for a file of problems."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+from transformers import TextStreamer
+
+from approach.drafting.streaming import DraftingModel, Sampling, write_draft
+from approach.files import first_line
+from approach.prompt import differences_from_training
+
+
+class TerminalStreamer(TextStreamer):
+    """Leaves out the space that every draft begins with, and what a terminal would take for a command."""
+
+    begun = False
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        text = "".join(character if character.isprintable() else " " for character in text)
+        super().on_finalized_text(text if self.begun else text.lstrip(), stream_end)
+        self.begun |= bool(text.strip())
+
+
+def print_drafts(drafter: DraftingModel, problem: str, sampling: Sampling) -> None:
+    """Prints each draft while it is written; ends with one line where the model cannot read the problem."""
+    if drafter.count_free_tokens(problem) < 1:
+        num_tokens = drafter.encode(problem)["input_ids"].shape[1]
+        sys.exit(f"the problem has {num_tokens} tokens, more than the model can read")
+    for i in range(sampling.num_drafts):
+        seed = sampling.seed + i
+        if sampling.num_drafts > 1:
+            print(f"{chr(10) if i else ''}Draft {i + 1}, seed {seed}:", flush=True)
+        streamer = TerminalStreamer(drafter.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        draft = write_draft(drafter, problem, seed, sampling, streamer)
+        if not draft.ended:
+            print(f"[cut off after {len(draft.ids)} tokens]", file=sys.stderr)
+    print("A draft by a small model: it invents, so check all of it.", file=sys.stderr)
+
+
+def read_problems(source: str) -> list[tuple[str, str]]:
+    """
+    The problems of a file, or of stdin for `-`, one a line, each after its place for messages ("line 3").
+
+    Empty lines are told of. Ends with one line where there is no such text, or no problem in it.
+    """
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        lines = data.decode("utf-8-sig").splitlines()
+    except OSError as error:
+        sys.exit(f"--problems {source}: {error.strerror}")
+    except UnicodeDecodeError:
+        sys.exit(f"--problems {source} is not a text in UTF-8")
+    problems = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            problems.append((f"line {number}", line.strip()))
+        else:
+            print(f"line {number} is empty: passed over", file=sys.stderr)
+    if not problems:
+        sys.exit(f"--problems {source} holds no problem")
+    return problems
+
+
+def draft_for_all(drafter: DraftingModel, problems: list[tuple[str, str]], sampling: Sampling, file: TextIO) -> int:
+    """Writes each problem's drafts to `file` as JSON lines; returns how many."""
+    num_rows = 0
+    for place, problem in tqdm(problems, desc="Drafting", unit="problem"):
+        for difference in differences_from_training(problem):
+            tqdm.write(f"{place}: {difference}", file=sys.stderr)
+        if drafter.count_free_tokens(problem) < 1:
+            tqdm.write(f"{place} is longer than the model can read: passed over", file=sys.stderr)
+            continue
+        for i in range(sampling.num_drafts):
+            draft = write_draft(drafter, problem, sampling.seed + i, sampling)
+            row = {
+                "problem": problem,
+                "draft": i,
+                "seed": draft.seed,
+                "approach": draft.text,
+                "ended": draft.ended,
+                "num_tokens": len(draft.ids),
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            num_rows += 1
+    return num_rows
+
+
+def write_drafts(drafter: DraftingModel, problems: list[tuple[str, str]], sampling: Sampling, output: Path) -> int:
+    """
+    Writes the file of drafts beside `output` and renames it: whole, or absent where the run is stopped.
+
+    Returns how many drafts; no file is written for none. Ends with one line where it cannot be written.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.partial-", dir=output.parent) as folder:
+            partial = Path(folder) / output.name
+            with partial.open("w", encoding="utf-8", newline="\n") as file:
+                num_rows = draft_for_all(drafter, problems, sampling, file)
+            if num_rows:
+                partial.replace(output)
+    except OSError as error:
+        sys.exit(f"--output {output}: {first_line(error)}: nothing written")
+    return num_rows
