@@ -3,6 +3,7 @@
 # dependencies = [
 #     "datasets==5.2.0",
 #     "huggingface_hub==2.4.0",
+#     "jinja2==3.1.6",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
 #     "nupunkt==0.8.0",

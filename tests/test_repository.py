@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -123,7 +124,8 @@ def test_ctrl_c_ends_in_one_line(script, tmp_path):
         f"sys.argv = ['{script}']\nrunpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n",
         encoding="utf-8",
     )
-    result = subprocess.run([sys.executable, tmp_path / "press.py"], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, tmp_path / "press.py"], env=environment, capture_output=True, text=True)
     assert result.returncode == 130 and "Traceback" not in result.stderr
     assert result.stderr.strip().splitlines()[-1].startswith("Stopped")
 

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 from matplotlib.figure import Figure  # pyplot would look for a display
 from pyarrow.parquet import read_metadata
 
-from approach.data.dataset_card import dataset_card
+from approach.cards import dataset_card
 from approach.files import folder_written_whole, hash_file, public_name, write_json
 
 # Left out of the report: the same dataset gets the same bytes wherever it is written or published.
