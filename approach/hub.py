@@ -136,9 +136,7 @@ def publish(
     try:
         refuse_links(folder, files)
         refuse_secrets(files)
-        if (token or get_token()) is None:
-            raise PublishError("no Hub token (`hf auth login`, or HF_TOKEN)")
-        api = HfApi(token=token) if token else HfApi()
+        api = connect(token)
         repo_id, parent, there = open_repository(api, repository)
         additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
         hashes = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
@@ -161,6 +159,27 @@ def publish(
         return Published(repo_id, commit.oid, url)
     except (OSError, HTTPError, RuntimeError, KeyError, ValueError) as error:
         raise PublishError(explain(error).rstrip(".")) from error
+
+
+def check_access(repository: Repository, token: str | None = None) -> None:
+    """
+    Before long work: raises PublishError where `publish` would be refused, and OSError where the Hub cannot say.
+
+    Makes the repository where there is none.
+    """
+    try:
+        open_repository(connect(token), repository)
+    except (OSError, HTTPError, RuntimeError, KeyError, ValueError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        kind = PublishError if status in (401, 403, 404) else ConnectionError
+        raise kind(explain(error).rstrip(".")) from error
+
+
+def connect(token: str | None) -> HfApi:
+    """The Hub's client; raises PublishError where there is neither this token nor one of the user's."""
+    if (token or get_token()) is None:
+        raise PublishError("no Hub token (`hf auth login`, or HF_TOKEN)")
+    return HfApi(token=token) if token else HfApi()
 
 
 def open_repository(api: HfApi, repository: Repository) -> tuple[str, str, list[str]]:

@@ -59,6 +59,9 @@ def main(args: argparse.Namespace) -> None:
             trainer = SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
         else:
             import train_sft
+            from approach.training.lora import lora_with_tag_rows
+            from approach.training.tag_rows import add_tags_with_rows
+            from approach.training.trainer import ApproachTrainer
 
             recipe = ["--config", str(ROOT / "recipes/small_base_lora_fp32.yaml"), "--use_cpu", "true"]
             places = [
@@ -71,9 +74,18 @@ def main(args: argparse.Namespace) -> None:
             ]
             more = ["--eval_on_start", "false"]
             arguments = train_sft.parse_arguments([*recipe, *places, *more])
-            train_sft.load_base = lambda model_args, load_weights: (model, tokenizer)
+            script_args, training_args, model_args, run_args = arguments
             first.started = time.monotonic()
-            trainer = train_sft.build_trainer(train_sft.build_inputs(*arguments), arguments[1])
+            lora = lora_with_tag_rows(model, model_args, add_tags_with_rows(model, tokenizer))
+            pairs = train_sft.load_pairs(script_args, training_args, run_args, tokenizer)
+            trainer = ApproachTrainer(
+                model=model,
+                args=training_args,
+                processing_class=tokenizer,
+                train_dataset=pairs.train,
+                eval_dataset=pairs.validation,
+                peft_config=lora,
+            )
         trainer.add_callback(first)
         trainer.train()
 

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-import train_sft  # noqa: E402 (the tags and the configuration of the adapter are its business)
+from approach.prompt import END_TAG, TAGS, add_tags  # noqa: E402 (the root is on the path by now)
 
 
 def train_adapter(base: str, dataset: str, adapter: Path) -> None:
@@ -42,10 +42,10 @@ def make_random_pair(shape: str, base: Path, adapter: Path) -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(shape), dtype=torch.bfloat16)
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
-    train_sft.add_tags(tokenizer)
-    tokenizer.eos_token = train_sft.END_TAG
+    add_tags(tokenizer)
+    tokenizer.eos_token = END_TAG
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    tag_ids = tokenizer.convert_tokens_to_ids(list(train_sft.TAGS))
+    tag_ids = tokenizer.convert_tokens_to_ids(list(TAGS))
     config = LoraConfig(
         r=8,
         lora_alpha=16,

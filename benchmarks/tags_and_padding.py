@@ -32,6 +32,11 @@ def train(kind: str, args: argparse.Namespace, steps: int):
     """One run; returns the trainer and `{step: (validation loss, training loss as logged)}`."""
     from transformers import TrainerCallback
 
+    from approach.training.base import load_base
+    from approach.training.lora import lora_with_tag_rows
+    from approach.training.tag_rows import add_tags_with_rows
+    from approach.training.trainer import ApproachTrainer
+
     class EvaluateAt(TrainerCallback):
         def on_step_end(self, arguments, state, control, **kwargs):
             control.should_evaluate = state.global_step in STEPS
@@ -41,13 +46,23 @@ def train(kind: str, args: argparse.Namespace, steps: int):
         places = ["--model_name_or_path", args.model_name_or_path, "--dataset_name", args.dataset_name]
         quiet = ["--output_dir", folder, "--save_strategy", "no", "--eval_steps", "100000", "--use_cpu", "true"]
         script_args, training_args, model_args, run_args = train_sft.parse_arguments([*recipe, *places, *quiet])
-        inputs = train_sft.build_inputs(script_args, training_args, model_args, run_args)
+        model, tokenizer = load_base(model_args)
+        lora = lora_with_tag_rows(model, model_args, add_tags_with_rows(model, tokenizer))
+        pairs = train_sft.load_pairs(script_args, training_args, run_args, tokenizer)
+        rows = pairs.train
         if kind == "labels on padding":
-            padding = {"pad_id": inputs["processing_class"].pad_token_id, "max_length": training_args.max_length}
-            inputs["train_dataset"] = inputs["train_dataset"].map(pad_with_labels, fn_kwargs=padding)
+            padding = {"pad_id": tokenizer.pad_token_id, "max_length": training_args.max_length}
+            rows = rows.map(pad_with_labels, fn_kwargs=padding)
         if kind == "tags not trained":
-            inputs["peft_config"].trainable_token_indices = None
-        trainer = train_sft.build_trainer(inputs, training_args)
+            lora.trainable_token_indices = None
+        trainer = ApproachTrainer(
+            model=model,
+            args=training_args,
+            processing_class=tokenizer,
+            train_dataset=rows,
+            eval_dataset=pairs.validation,
+            peft_config=lora,
+        )
         trainer.add_callback(EvaluateAt)
         trainer.train()
     logs = trainer.state.log_history

@@ -124,10 +124,10 @@ def build_original(args, output_dir: str):
     """As the report did, with a public library's plain trainer."""
     from peft import LoraConfig, get_peft_model
 
-    import train_sft
+    from approach.prompt import add_tags
 
     model, tokenizer = random_base(args.model, torch.float32)
-    train_sft.add_tags(tokenizer)
+    add_tags(tokenizer)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
     def pad(row):
@@ -160,14 +160,27 @@ def build_stock(args, output_dir: str):
 def build_ours(args, output_dir: str, **changes):
     """The report's recipe with what the kind adds to it; `changes` are of the model's shape."""
     import train_sft
+    from approach.training.lora import lora_with_tag_rows
+    from approach.training.tag_rows import add_tags_with_rows
+    from approach.training.trainer import ApproachTrainer
 
     places = ["--model_name_or_path", args.model, "--dataset_name", args.dataset_name, "--output_dir", output_dir]
     cpu = [] if torch.cuda.is_available() else ["--use_cpu", "true", "--dataloader_pin_memory", "false"]
     quiet = ["--eval_strategy", "no", "--eval_on_start", "false", "--save_strategy", "no"]
     recipe = ["--config", str(ROOT / "recipes/tinyllama_lora_fp32.yaml")]
     arguments = train_sft.parse_arguments([*recipe, *places, *cpu, *quiet, *OURS[args.child]])
-    train_sft.load_base = lambda model_args, _: random_base(args.model, getattr(torch, model_args.dtype), **changes)
-    return train_sft.build_trainer(train_sft.build_inputs(*arguments), arguments[1])
+    script_args, training_args, model_args, run_args = arguments
+    model, tokenizer = random_base(args.model, getattr(torch, model_args.dtype), **changes)
+    lora = lora_with_tag_rows(model, model_args, add_tags_with_rows(model, tokenizer))
+    pairs = train_sft.load_pairs(script_args, training_args, run_args, tokenizer)
+    return ApproachTrainer(
+        model=model,
+        args=training_args,
+        processing_class=tokenizer,
+        train_dataset=pairs.train,
+        eval_dataset=pairs.validation,
+        peft_config=lora,
+    )
 
 
 def run_child(args) -> None:

@@ -149,17 +149,18 @@ class TrainedRun:
 def trained(base, dataset, tmp_path_factory) -> TrainedRun:
     """A short run in this process, through the script's own functions."""
     import train_sft
+    from approach.training.trainer import ApproachTrainer
 
     output_dir = tmp_path_factory.mktemp("adapters") / "adapter"
-    kept, build_trainer = {}, train_sft.build_trainer
+    kept, train = {}, ApproachTrainer.train
 
-    def keep_trainer(*arguments):
-        kept["trainer"] = build_trainer(*arguments)
-        kept["before"] = {name: p.detach().clone() for name, p in kept["trainer"].model.named_parameters()}
-        return kept["trainer"]
+    def keep_and_train(trainer, **arguments):
+        kept["trainer"] = trainer
+        kept["before"] = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+        return train(trainer, **arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_sft, "build_trainer", keep_trainer)
+        patch.setattr(ApproachTrainer, "train", keep_and_train)
         train_sft.main(*training_arguments(base, dataset, output_dir))
     return TrainedRun(kept["trainer"], kept["before"], output_dir)
 

@@ -1,0 +1,81 @@
+"""The dataset's splits: loaded and checked, how many rows a run takes of them, and what its record says of those."""
+
+import hashlib
+import sys
+from dataclasses import dataclass
+
+from datasets import Dataset, load_dataset
+
+from approach.files import first_line
+from approach.training.tokenization import Rows
+
+COLUMNS = {"id", "problem", "prompt", "completion"}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """
+    What a run takes of a dataset: tokenized rows, the problems to draft for, and the record of the rows.
+
+    `epoch_steps` is how many steps an epoch of the whole split would take.
+    """
+
+    train: Dataset
+    validation: Dataset | None
+    problems: list[dict]
+    record: dict
+    epoch_steps: float
+
+
+def load_split(name: str | None, config: str | None, revision: str | None, split: str) -> Dataset:
+    """One split of the dataset. Ends with one line where there is none, or where its columns are not ours."""
+    if name is None:
+        sys.exit("--dataset_name is missing: a folder that prepare_dataset.py wrote, or a dataset's Hub id")
+    try:
+        rows = load_dataset(name, config, split=split, revision=revision)
+    except (ValueError, OSError) as error:
+        sys.exit(f"--dataset_name {name}: {first_line(error)}")
+    if missing := COLUMNS - set(rows.column_names):
+        sys.exit(f"--dataset_name {name}: no column {', '.join(sorted(missing))}; build it with prepare_dataset.py")
+    return rows
+
+
+def count_rows(split_rows: int, train_fraction: float, max_steps: int, step_rows: int) -> int:
+    """How many rows of the split a run takes: its share of them, and no more than its steps have room for."""
+    num_rows = max(1, int(split_rows * train_fraction))
+    return min(num_rows, max_steps * step_rows) if max_steps > 0 else num_rows
+
+
+def require_rows(rows: Rows, num_rows: int, max_length: int) -> None:
+    """Ends with one line where not one row fits."""
+    if not len(rows.dataset):
+        sys.exit(f"no row to train on: of {num_rows:,}, {rows.outcomes['dropped']:,} do not fit in {max_length}")
+
+
+def describe_rows(rows: Rows, split_rows: int, seed: int) -> dict:
+    """
+    What `run.json` says of the rows: a hash of their tokens, how many there are, and which ones.
+
+    `ids` are those of the rows trained on, in the order of the split shuffled with `seed`; None for every row of the
+    split, because a list of them all would say nothing.
+    """
+    digest = hashlib.sha256()
+    for batch in rows.dataset.with_format("arrow").iter(1000):
+        digest.update(repr(batch["input_ids"].to_pylist()).encode())
+    return {
+        "sha256": digest.hexdigest()[:16],
+        "split_rows": split_rows,
+        "rows": len(rows.dataset),
+        **rows.outcomes,
+        "seed": seed,
+        "ids": rows.ids if len(rows.ids) < split_rows else None,
+    }
+
+
+def print_arithmetic(
+    rows: Rows, split_rows: int, batch_rows: int, step_rows: int, epochs: float, max_length: int
+) -> None:
+    """Prints how many rows make a step, of batches of `batch_rows`, and how many there are."""
+    print(f"{batch_rows} × {step_rows // batch_rows} = {step_rows} rows a step")
+    print(f"{len(rows.dataset):,} different rows of {split_rows:,}, {epochs:.2f} epochs")
+    print(f"of the rows read, at {max_length} tokens: {rows.outcomes}")

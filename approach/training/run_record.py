@@ -1,0 +1,106 @@
+"""The record of a run, `run.json`: its setup, what training found, and the files that it is the record of."""
+
+import platform
+import tempfile
+from collections.abc import Iterable
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure  # pyplot would look for a display
+from transformers import AutoConfig
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
+
+from approach.files import hash_file, public_name, write_json
+from approach.models import fingerprint
+from approach.training.checkpoints import Progress
+from approach.training.trainer import ApproachTrainer
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+# Of one machine or one start of the run, or told elsewhere in the record.
+LEFT_OUT = {
+    "output_dir",
+    "overwrite",
+    "public",
+    "run_name",
+    "hub_token",
+    "model_name_or_path",
+    "dataset_name",
+    "use_cpu",
+    "resume_from_checkpoint",
+    "chat_template_path",
+    "dataset_revision",
+}
+
+
+def describe_setup(arguments: Iterable, base: dict, dataset: dict) -> dict:
+    """What is known before the first step: base, data, the arguments that are not their defaults, versions."""
+    values = [(f, getattr(group, f.name)) for group in arguments for f in fields(group) if f.name not in LEFT_OUT]
+    return {
+        "base": base,
+        "dataset": dataset,
+        "arguments": {
+            f.name: v for f, v in values if v not in (f.default, []) and isinstance(v, str | int | float | list)
+        },
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def describe_base(name: str, revision: str | None) -> dict:
+    """The base by name, commit and weights. One stored in 4 bits has no fingerprint: merging takes the full one."""
+    quantised = getattr(AutoConfig.from_pretrained(name, revision=revision), "quantization_config", None)
+    commit = extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
+    weights = None if quantised else fingerprint(name, revision)
+    return {"name": public_name(name), "revision": commit, "fingerprint": weights}
+
+
+def describe_run(setup: dict, trainer: ApproachTrainer, progress: Progress, activation_dtype: str | None) -> dict:
+    """What `run.json` holds: the setup, and what training found: device, speed, memory, losses."""
+    on_gpu, state, seconds = trainer.args.device.type == "cuda", trainer.state, progress.seconds
+    threads = torch.get_num_threads()
+    cpu = f"CPU, {platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"
+    return {
+        **setup,
+        "distributed_type": trainer.accelerator.distributed_type.value,
+        "processes": trainer.args.world_size,
+        "device": torch.cuda.get_device_name() if on_gpu else cpu,
+        "activation_dtype": activation_dtype,
+        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "steps": state.global_step,
+        "best_step": state.best_global_step if trainer.args.load_best_model_at_end else None,
+        "seconds": round(seconds, 1),
+        "tokens_a_second": round(progress.tokens / seconds, 1) if seconds else None,
+        "padding_share": round(1 - progress.tokens / progress.positions, 4) if seconds else None,
+        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
+        "losses": [entry for entry in state.log_history if "loss" in entry or "eval_loss" in entry],
+    }
+
+
+def save_result(trainer: ApproachTrainer, run: dict, output_dir: Path) -> None:
+    """Writes adapter (or model), tokenizer, `run.json` and loss curve beside, then moves them in, the weights last."""
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=output_dir) as folder:
+        partial = Path(folder)
+        trainer.save_model(folder)
+        if not trainer.is_world_process_zero():
+            return
+        # Merging refuses weights that are not these.
+        digests = {path.name: hash_file(path) for path in partial.glob("*.safetensors")}
+        write_json(partial / "run.json", {**run, "files": digests})
+        plot_losses(run["losses"], partial / "loss_curve.png")
+        for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+            path.replace(output_dir / path.name)
+    trainer.create_model_card(model_name=output_dir.name, dataset_name=run["dataset"]["name"])
+
+
+def plot_losses(losses: list[dict], path: Path) -> None:
+    """The loss curve of a run as a PNG: training, and validation where it was measured."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for key, label, marker in (("loss", "training", ""), ("eval_loss", "validation", "o")):
+        if points := [(entry["step"], entry[key]) for entry in losses if key in entry]:
+            axes.plot(*zip(*points, strict=True), label=label, marker=marker)
+    axes.set(xlabel="step", ylabel="loss a token of the approach (nats)")
+    axes.legend()
+    figure.savefig(path, dpi=150)
