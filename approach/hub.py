@@ -32,6 +32,10 @@ class PublishError(Exception):
     """Why something was not published, in one line of plain words."""
 
 
+class HubFailed(PublishError):
+    """The Hub, or the way there, failed: nothing is wrong with what was to be published."""
+
+
 @dataclass(frozen=True)
 class Repository:
     """Where to publish. An existing public repository is only published to where `public` says so."""
@@ -158,12 +162,12 @@ def publish(
             url = f"{url}, tag {name}"
         return Published(repo_id, commit.oid, url)
     except (OSError, HTTPError, RuntimeError, KeyError, ValueError) as error:
-        raise PublishError(explain(error).rstrip(".")) from error
+        raise HubFailed(explain(error).rstrip(".")) from error
 
 
 def check_access(repository: Repository, token: str | None = None) -> None:
     """
-    Before long work: raises PublishError where `publish` would be refused, and OSError where the Hub cannot say.
+    Before long work: raises PublishError where `publish` would be refused, HubFailed where the Hub cannot say.
 
     Makes the repository where there is none.
     """
@@ -171,7 +175,7 @@ def check_access(repository: Repository, token: str | None = None) -> None:
         open_repository(connect(token), repository)
     except (OSError, HTTPError, RuntimeError, KeyError, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        kind = PublishError if status in (401, 403, 404) else ConnectionError
+        kind = PublishError if status in (401, 403, 404) else HubFailed
         raise kind(explain(error).rstrip(".")) from error
 
 

@@ -8,14 +8,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
 from trl import SFTConfig
 
 from approach import hub
-from approach.files import public_name, read_json, write_json
+from approach.files import first_line, public_name, read_json, write_json
 
 PUBLISHED = (*hub.MODEL_FILES, *hub.RECORDS)
 # What going on from a checkpoint needs beside the model.
@@ -30,7 +30,7 @@ class Publisher:
 
     repository: hub.Repository
     strategy: str
-    token: str | None
+    token: str | None = field(repr=False)
 
     def check_access(self) -> None:
         """
@@ -40,11 +40,11 @@ class Publisher:
         """
         try:
             hub.check_access(self.repository, self.token)
-        except hub.PublishError as error:
-            sys.exit(f"Not pushed to {self.repository.name}: {error}. Nothing was trained.")
-        except OSError as error:
+        except hub.HubFailed as error:
             unknown = f"Whether {self.repository.name} may be pushed to cannot be asked now"
             print(f"{unknown} ({error}): training all the same", file=sys.stderr)
+        except hub.PublishError as error:
+            sys.exit(f"Not pushed to {self.repository.name}: {error}. Nothing was trained.")
 
     def publish_checkpoint(self, checkpoint: Path, step: int) -> None:
         """Publishes a checkpoint as the strategy says; a failure is one line, and no reason to lose the run."""
@@ -60,22 +60,24 @@ class Publisher:
             print(f"Not pushed to {self.repository.name}: {error}", file=sys.stderr)
 
     def publish_result(self, output_dir: Path, message: str, step: int) -> None:
-        """Publishes what the run wrote; ends with one line that says how to finish where that fails."""
+        """Publishes what the run wrote; ends with one line where that fails, with how to finish if the Hub did."""
         try:
             published = self.publish({"": list_model_files(output_dir)}, message)
         except hub.PublishError as error:
-            later = self.describe_second_try(output_dir, step)
-            sys.exit(f"Not pushed to {self.repository.name}: {error}. {output_dir} is whole; {later}")
+            later = f"; {self.describe_second_try(output_dir, step)}" if isinstance(error, hub.HubFailed) else ""
+            sys.exit(f"Not pushed to {self.repository.name}: {error}. {output_dir} is whole{later}")
         print(f"Pushed to the Hub: {published.url}")
 
     def publish(self, parts: dict[str, list[Path]], message: str) -> hub.Published:
         """Publishes files by the folder of the repository that they go to, in one commit; raises PublishError."""
-        with staged(parts) as folder:
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            try:
+        try:
+            with staged(parts) as folder:
+                files = sorted(path for path in folder.rglob("*") if path.is_file())
                 return hub.publish(folder, files, self.repository, message, token=self.token)
-            except hub.PublishError as error:
-                raise hub.PublishError(str(error).removeprefix(f"{folder}{os.sep}")) from error
+        except hub.PublishError as error:
+            raise type(error)(str(error).removeprefix(f"{folder}{os.sep}")) from error
+        except (OSError, ValueError) as error:  # a disk that is full, a text that is none
+            raise hub.PublishError(first_line(error)) from error
 
     def describe_second_try(self, output_dir: Path, step: int) -> str:
         """How to publish later what a finished run wrote: from its last checkpoint, where there is one."""

@@ -123,8 +123,9 @@ def test_nothing_goes_to_a_public_repository_unasked(hub, checkpoint, strategy, 
     said = capsys.readouterr().err
     refused = "Not pushed to alice/adapter: the repository is public: add --public to publish there all the same"
     assert said == ("" if strategy == "end" else f"{refused}\n")
-    with pytest.raises(SystemExit, match=refused):
+    with pytest.raises(SystemExit) as ended:
         make_publisher(strategy).publish_result(checkpoint, "The adapter", 4)
+    assert str(ended.value) == f"{refused}. {checkpoint} is whole", "and no command that would upload it unasked"
     assert titles(hub.repo("model", "alice/adapter")) == ["initial commit"]
     assert not hub.repo("model", "alice/adapter").uploads
 
@@ -138,6 +139,12 @@ def test_asked_for_it_goes_to_a_public_repository(hub, checkpoint, base, dataset
     assert not others.push_to_hub and others.hub_token is None and training_args.push_to_hub
     publisher.publish_result(checkpoint, "The adapter", 4)
     assert titles(hub.repo("model", "alice/adapter")) == ["initial commit", "The adapter"]
+
+
+def test_a_file_that_cannot_be_read_loses_no_run(hub, checkpoint, capsys):
+    (checkpoint / "config.json").write_bytes(b"\xff")
+    make_publisher("every_save", public=True).publish_checkpoint(checkpoint, 4)
+    assert capsys.readouterr().err.startswith("Not pushed to alice/adapter: 'utf-8' codec can't decode")
 
 
 def test_a_secret_in_any_text_is_refused_by_file_name(hub, checkpoint, capsys):
