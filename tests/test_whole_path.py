@@ -4,7 +4,7 @@ import json
 
 from conftest import run_script
 
-import evaluate_model
+from approach.evaluation.statistics import SCORES
 
 
 def test_real_abstracts_to_scores(real_data, tmp_path):
@@ -41,5 +41,5 @@ def test_real_abstracts_to_scores(real_data, tmp_path):
     result = json.loads((scores / "scores.json").read_text(encoding="utf-8"))
     assert result["num_examples"] == 4
     for system in ("fine-tuned", "base", "base, tags as text"):
-        assert set(evaluate_model.SCORES) <= result["systems"][system]["decodings"]["greedy"]["scores"].keys()
+        assert set(SCORES) <= result["systems"][system]["decodings"]["greedy"]["scores"].keys()
     assert "drafts for 4 problems" in (scores / "report.html").read_text(encoding="utf-8")
