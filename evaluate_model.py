@@ -23,10 +23,10 @@ Reads a model (merged or adapter folder, or Hub id), its base and the dataset th
 `predictions.jsonl` (a row a draft) and `scores.json` (every score with a 95 % interval, and which differences hold).
 The metrics are the local modules in `metrics/`: nothing is fetched or run from the Hub to score.
 
-    python evaluate_model.py --model_name_or_path outputs/model --baseline_model_name_or_path BASE \
+    python evaluate_model.py --model_name_or_path outputs/model --base_model_name_or_path BASE \
         --dataset_name outputs/pairs --num_examples 100 --output_dir outputs/scores
     accelerate launch --num_processes 2 evaluate_model.py --model_name_or_path user/model \
-        --baseline_model_name_or_path TinyLlama/TinyLlama-1.1B-Chat-v1.0 --dataset_name user/pairs \
+        --base_model_name_or_path TinyLlama/TinyLlama-1.1B-Chat-v1.0 --dataset_name user/pairs \
         --num_examples 500 --output_dir outputs/scores
 """
 
@@ -48,7 +48,7 @@ class EvaluationArguments:
     model_name_or_path: list[str] = field(
         metadata={"help": "The fine-tuned model: merged or adapter folder, or Hub id. Several are compared."}
     )
-    baseline_model_name_or_path: str = field(metadata={"help": "The base it was trained from: a folder or Hub id."})
+    base_model_name_or_path: str = field(metadata={"help": "The base it was trained from: a folder or Hub id."})
     dataset_name: str = field(metadata={"help": "A folder that prepare_dataset.py wrote, or a dataset's Hub id."})
     output_dir: str = field(metadata={"help": "Folder for predictions.jsonl and scores.json."})
     dataset_revision: str | None = field(default=None, metadata={"help": "The dataset's commit or tag on the Hub."})
@@ -108,7 +108,7 @@ def main(args: EvaluationArguments) -> None:
     partial = PartialDrafts(Path(args.output_dir))
     drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size)
     tuned_drafts = systems.draft_tuned(tuned, problems, drafting)
-    base_drafts, best_base = systems.draft_base(args.baseline_model_name_or_path, problems, metrics, drafting)
+    base_drafts, best_base = systems.draft_base(args.base_model_name_or_path, problems, metrics, drafting)
     drafts = [*tuned_drafts, *base_drafts, *systems.draft_without_model(problems), *others]
     if PartialState().is_main_process:
         score(args, problems, drafts, best_base, rows_seen, metrics)

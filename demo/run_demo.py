@@ -93,7 +93,7 @@ def main(args: DemoArguments) -> None:
     run("python", "merge_and_push.py", "--adapter_path", adapter, "--output_dir", model, *again)
     run(
         *("python", "evaluate_model.py", "--model_name_or_path", model, "--dataset_name", pairs),
-        *("--baseline_model_name_or_path", inputs / "base_model", "--max_new_tokens", "256", "--output_dir", scores),
+        *("--base_model_name_or_path", inputs / "base_model", "--max_new_tokens", "256", "--output_dir", scores),
         *("--bertscore_model", Path(encoder.submodule_search_locations[0]) / "model", "--bertscore_num_layers", "6"),
         *again,
     )

@@ -23,7 +23,7 @@ def test_real_abstracts_to_scores(real_data, tmp_path):
         ),
         ("merge_and_push.py", "--adapter_path", adapter, "--output_dir", model),
         (
-            *("evaluate_model.py", "--model_name_or_path", model, "--baseline_model_name_or_path", base),
+            *("evaluate_model.py", "--model_name_or_path", model, "--base_model_name_or_path", base),
             *("--dataset_name", pairs, "--num_examples", 4, "--max_new_tokens", 32, "--output_dir", scores),
             *("--bertscore_model", encoder, "--bertscore_num_layers", 6, "--num_validation", 2, "--num_seeds", 1),
             *("--num_resamples", 500),

@@ -25,7 +25,7 @@ def arguments(merged, base, dataset, encoder, tmp_path) -> dict:
     """A quick evaluation: few rows, short drafts, few resamples."""
     return {
         "model_name_or_path": [str(merged)],
-        "baseline_model_name_or_path": str(base),
+        "base_model_name_or_path": str(base),
         "dataset_name": str(dataset),
         "output_dir": str(tmp_path / "scores"),
         "num_examples": 5,
@@ -137,7 +137,7 @@ def test_an_offline_wandb_run_has_the_scores(arguments, tmp_path, monkeypatch):
 
 
 def test_mistakes_end_in_one_clear_line(merged, base, encoder, tmp_path, capsys):
-    script = [ROOT / "evaluate_model.py", "--model_name_or_path", merged, "--baseline_model_name_or_path", base]
+    script = [ROOT / "evaluate_model.py", "--model_name_or_path", merged, "--base_model_name_or_path", base]
     script += ["--output_dir", tmp_path / "scores", "--bertscore_model", encoder, "--bertscore_num_layers", 6]
     assert_one_clear_line(run_script(*script, "--dataset_name", tmp_path / "none"), 1, "--dataset_name", "none")
     with pytest.raises(SystemExit) as ended:
