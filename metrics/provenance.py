@@ -1,16 +1,12 @@
-"""Where a draft comes from: its nearest training rows, the words that it shares with them, citations it invented."""
+"""Where a draft comes from: the words that it shares with training rows, and the citations that it invented."""
 
-import logging
 import re
 from collections import defaultdict
 from itertools import count
 
-import bm25s
 import datasets
 import evaluate
 import numpy as np
-
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG, and would tell of every index
 
 NGRAM = 8  # words; shorter ones are common property ("in this paper we propose a new method")
 CHUNK_WORDS = 2**20  # of the corpus, compared at a time: memory does not grow with the corpus
@@ -35,32 +31,6 @@ CITATION = re.compile(
     """,
     re.VERBOSE,
 )
-
-
-class Neighbours:
-    """An index of documents, built once: BM25 (Lucene's variant and stop words) over lower-cased words."""
-
-    def __init__(self, documents: list[str]):
-        tokens = bm25s.tokenize(documents, show_progress=False)
-        self.bm25 = None
-        if tokens.vocab:  # bm25s divides by the mean length
-            self.bm25 = bm25s.BM25()
-            self.bm25.index(tokens, show_progress=False)
-
-    def nearest(self, queries: list[str], k: int) -> list[list[tuple[int, float]]]:
-        """
-        For each query the `k` best documents as `(index, score)`, best first and ties by index.
-
-        Only documents that share a word with the query are near: a list may be shorter than `k`, and empty.
-        """
-        results = []
-        for words in bm25s.tokenize(queries, return_ids=False, show_progress=False):
-            ids = self.bm25.get_tokens_ids(words) if self.bm25 else []
-            scores = self.bm25.get_scores_from_ids(ids) if ids else np.zeros(0)
-            rows = np.flatnonzero(scores)
-            rows = rows[np.argsort(-scores[rows], kind="stable")[:k]]
-            results.append([(int(row), float(scores[row])) for row in rows])
-        return results
 
 
 class Corpus:
@@ -168,7 +138,7 @@ class Provenance(evaluate.Metric):
     def _info(self):
         return evaluate.MetricInfo(
             description="What drafts share with a corpus, and citation-like strings in them.",
-            citation="Xing Han Lù. 2024. BM25S: Orders of magnitude faster lexical search via eager sparse scoring.",
+            citation="",
             inputs_description="predictions: one string a row; corpus: the texts to compare with, any number.",
             features=datasets.Features({"predictions": datasets.Value("string")}),
         )
@@ -182,12 +152,6 @@ class Provenance(evaluate.Metric):
             "ngram_share": sum(shares) / len(shares) if shares else None,
             "citations": sum(len(self.find_citations(text)) for text in predictions) / len(rows),
         }
-
-    def index(self, documents: list[str]) -> Neighbours:
-        return Neighbours(documents)
-
-    def nearest(self, queries: list[str], documents: list[str], k: int) -> list[list[tuple[int, float]]]:
-        return Neighbours(documents).nearest(queries, k)
 
     def corpus(self, documents: list[str]) -> Corpus:
         return Corpus(documents)
