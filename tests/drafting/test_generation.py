@@ -134,3 +134,22 @@ def test_drafts_of_other_settings_are_not_taken(merged, tmp_path):
     with partial.file.open("a", encoding="utf-8") as file:
         file.write('\n{"key": "cut off in the mid')
     assert Drafter(str(merged), max_new_tokens=6).draft(["We study noise."], partial) == long
+
+
+@pytest.mark.parametrize("changed", ["weights", "prompts", "decoding", "seed", "length", "batch", "dtype", "library"])
+def test_everything_that_decides_a_draft_is_in_the_hash_of_its_settings(merged, monkeypatch, changed):
+    drafter = Drafter(str(merged), max_new_tokens=8, batch_size=4)
+    settings = {"prompts": ["We study noise."], "decoding": generation.SAMPLING, "seed": 1}
+    before = drafter.hash_settings(**settings)
+    assert drafter.hash_settings(**settings) == before
+    other = Drafter(str(merged), 9 if changed == "length" else 8, 5 if changed == "batch" else 4)
+    settings |= {"prompts": {"prompts": ["We"]}, "decoding": {"decoding": generation.GREEDY}, "seed": {"seed": 2}}.get(
+        changed, {}
+    )
+    if changed == "weights":
+        other.model.get_output_embeddings().weight.data[0, 0] += 1e-3
+    if changed == "dtype":
+        other.model.to(torch.bfloat16)
+    if changed == "library":
+        monkeypatch.setattr(generation, "version", lambda name: "0")
+    assert other.hash_settings(**settings) != before

@@ -150,5 +150,5 @@ def test_other_mistakes_are_named(arguments, tmp_path):
         main(EvaluationArguments(**{**arguments, "bertscore_num_layers": None}))
     with pytest.raises(SystemExit, match="holdout"):
         main(EvaluationArguments(**{**arguments, "dataset_split": "holdout"}))
-    with pytest.raises(SystemExit, match="model .*none"):
+    with pytest.raises(SystemExit, match="--model_name_or_path .*none"):
         main(EvaluationArguments(**{**arguments, "model_name_or_path": [str(tmp_path / "none")]}))
