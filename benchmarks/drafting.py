@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 def main(args: argparse.Namespace) -> None:
     import torch
 
-    from evaluate_model import Drafter, EvaluationArguments, PartialDrafts, load_rows
+    from approach.drafting.generation import Drafter, PartialDrafts
+    from approach.evaluation.rows import load_first_rows
 
-    data = EvaluationArguments([args.model], args.model, args.dataset_name, "none")
-    prompts = [row["prompt"] for row in load_rows(data, "test", args.num_examples)]
+    prompts = [row["prompt"] for row in load_first_rows(args.dataset_name, None, "test", args.num_examples)]
     sizes, seconds, drafts = [1, *args.batch_sizes], {}, {}
     for repeat in range(args.repeats):
         for size in sizes if repeat % 2 == 0 else reversed(sizes):

@@ -45,8 +45,8 @@ def report(folder: Path, seconds: float) -> None:
     scores = json.loads((folder / "scores" / "scores.json").read_text(encoding="utf-8"))
     best = scores["best_base"]["drafts"]
     tuned, base = (scores["systems"][name]["decodings"]["greedy"] for name in ("fine-tuned", best))
-    names = {"bleu": "BLEU", "rougeL": "ROUGE-L", "bertscore_f1": "BERTScore F1"}
-    names |= {f"gap_{key}": f"{name}, own minus permuted" for key, name in names.items()}
+    scored = {"bleu": "BLEU", "rougeL": "ROUGE-L", "bertscore_f1": "BERTScore F1"}
+    names = {**scored, **{f"gap_{key}": f"{name}, own − permuted" for key, name in scored.items()}}
     held = {
         row["metric"]: row["p_holm"]
         for row in scores["comparisons"]
@@ -83,21 +83,19 @@ def main(args: DemoArguments) -> None:
         sys.exit("The demo needs the packages in requirements-dev.txt: pip install -r requirements-dev.txt")
     inputs, pairs, adapter, model, scores = (folder / name for name in STAGES)
     again = ["--overwrite"] if args.overwrite else []
+    base, config = inputs / "base_model", "accelerate_configs/cpu.yaml"
+    encoder_folder = Path(encoder.submodule_search_locations[0]) / "model"
+    # fmt: off
     run("python", "demo/make_inputs.py", "--output_dir", inputs, *again)
     run("python", "prepare_dataset.py", "--dataset_name", inputs / "abstracts.jsonl", "--output_dir", pairs, *again)
-    run(
-        *("accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml", "train_sft.py"),
-        *("--config", "recipes/demo_lora_fp32.yaml", "--model_name_or_path", inputs / "base_model"),
-        *("--dataset_name", pairs, "--output_dir", adapter, *again),
-    )
+    run("accelerate", "launch", "--config_file", config, "train_sft.py", "--config", "recipes/demo_lora_fp32.yaml",
+        "--model_name_or_path", base, "--dataset_name", pairs, "--output_dir", adapter, *again)
     run("python", "merge_and_push.py", "--adapter_path", adapter, "--output_dir", model, *again)
-    run(
-        *("python", "evaluate_model.py", "--model_name_or_path", model, "--dataset_name", pairs),
-        *("--baseline_model_name_or_path", inputs / "base_model", "--max_new_tokens", "256", "--output_dir", scores),
-        *("--bertscore_model", Path(encoder.submodule_search_locations[0]) / "model", "--bertscore_num_layers", "6"),
-        *again,
-    )
+    run("python", "evaluate_model.py", "--model_name_or_path", model, "--base_model_name_or_path", base,
+        "--dataset_name", pairs, "--max_new_tokens", "256", "--output_dir", scores,
+        "--bertscore_model", encoder_folder, "--bertscore_num_layers", "6", *again)
     run("python", "write_report.py", scores, "--run", adapter)
+    # fmt: on
     report(folder, time.monotonic() - started)
 
 

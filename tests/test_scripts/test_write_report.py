@@ -1,13 +1,18 @@
 """The page is whole, needs no network, and says what the records say."""
 
+import copy
 import json
 import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, assert_one_clear_line, run_script
 
-from write_report import NAMES, SCORES, main, parse_arguments
+from approach.evaluation import report
+from approach.evaluation.tables import NAMES, SCORES
+from write_report import main, parse_arguments
 
 CHROMIUM = shutil.which("chromium")
 INTERVAL = {"value": 0.25, "low": 0.2, "high": 0.3}
@@ -96,17 +101,138 @@ def test_the_page_says_what_the_records_say_and_the_same_each_time(records):
     assert write(records, "--overwrite") == page
 
 
-def test_a_page_that_is_there_is_not_overwritten(records):
+def test_flags_are_written_as_in_every_script(records):
+    page = write(records)
+    assert write(records, "--overwrite", "true") == page
+    main(parse_arguments(["--scores", str(records / "scores"), "--output", str(records / "new" / "page.html")]))
+    assert "The run" not in (records / "new" / "page.html").read_text(encoding="utf-8")
+
+
+def find_scalars(value, path: tuple = ()) -> Iterator[tuple]:
+    """The paths to everything in a record that is no list and no object."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from find_scalars(part, (*path, key))
+    else:
+        yield path
+
+
+def replace_at(record: dict, path: tuple, text: str) -> dict:
+    """The record with a text at the end of the path."""
+    record = copy.deepcopy(record)
+    place = record
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = text
+    return record
+
+
+def add_markup(value, path: tuple = ()):
+    """Markup at the end of every text and of every name by which a record lists things, but not of its own words."""
+    lists = ("systems", "decodings", "copying", "signatures", "citations_a_text", "training_spread")
+    if isinstance(value, list):
+        return [add_markup(part, (*path, i)) for i, part in enumerate(value)]
+    if isinstance(value, dict):
+        names_things = path and (path[-1] in lists or path[:-1] == ("copying",))
+        fixed = ("greedy",) if path and path[-1] == "decodings" else ()
+        keys = {key: key + HOSTILE if names_things and key not in fixed else key for key in value}
+        return {keys[key]: add_markup(part, (*path, key)) for key, part in value.items()}
+    is_word = path[-1] == "metric" or (path[-1] == "kind" and value == "fine-tuned") or path == ("decoding",)
+    return value + HOSTILE if isinstance(value, str) and not is_word else value
+
+
+class Tags(HTMLParser):
+    """The elements of a page, and what it says."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.names, self.text = set(), ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.names.add(tag)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_markup_in_any_text_of_the_records_is_shown_as_text(records):
+    scores_file, lines_file = records / "scores" / "scores.json", records / "scores" / "predictions.jsonl"
+    for path in (scores_file, records / "run.json"):
+        path.write_text(json.dumps(add_markup(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
+    rows = [add_markup(json.loads(line)) for line in lines_file.read_text(encoding="utf-8").splitlines()]
+    lines_file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    page = write(records)
+    tags = Tags(page)
+    assert HOSTILE not in page and not {"script", "img"} & tags.names
+    for text in (
+        "sampled",
+        "row-77",
+        "pairs",
+        "nrefs:1|case:lc",
+        "CPU",
+        "greedy",
+        "number",
+        "tiny",
+        "fine-tuned",
+        "test",
+    ):
+        assert f"{text}{HOSTILE}" in tags.text, f"{text}: not shown, so the test proves nothing"
+
+
+def test_markup_in_place_of_any_value_is_never_live(records, monkeypatch):
+    """Numbers and flags, too: what should be a number is shown as text, or ends with one line."""
+    monkeypatch.setattr(report, "plot_lengths", lambda texts: "<svg></svg>")
+    monkeypatch.setattr(report, "plot_losses", lambda losses: "<svg></svg>")
+    num_pages = 0
+    for path in (records / "scores" / "scores.json", records / "run.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        places = {tuple(key for key in place if isinstance(key, str)): place for place in find_scalars(record)}
+        for place in places.values():
+            path.write_text(json.dumps(replace_at(record, place, HOSTILE)), encoding="utf-8")
+            try:
+                page = write(records, "--overwrite")
+            except SystemExit as ended:
+                assert str(ended).startswith((str(path), str(records / "scores" / "predictions.jsonl"))), place
+            else:
+                num_pages += 1
+                assert HOSTILE not in page and not {"script", "img"} & Tags(page).names, place
+        path.write_text(json.dumps(record), encoding="utf-8")
+    assert num_pages > 20
+
+
+def test_a_page_that_is_there_is_not_overwritten(records, capsys):
     write(records)
-    with pytest.raises(SystemExit, match="report.html is there already"):
+    with pytest.raises(SystemExit) as ended:
         write(records)
+    assert ended.value.code == 2 and "report.html is there already" in capsys.readouterr().err
 
 
 def test_mistakes_end_in_one_clear_line(records, tmp_path):
     assert_one_clear_line(run_script("write_report.py", tmp_path / "none"), 1, "scores.json", "evaluate_model.py")
+    assert_one_clear_line(run_script("write_report.py"), 2, "name the folder that evaluate_model.py wrote")
     (records / "scores" / "predictions.jsonl").write_text("{", encoding="utf-8")
     with pytest.raises(SystemExit, match="predictions.jsonl: no JSON"):
         write(records)
+    assert not list((records / "scores").glob("*report*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("scores/scores.json", "evaluate_model.py"),
+        ("scores/predictions.jsonl", "evaluate_model.py"),
+        ("run.json", "train_sft.py"),
+    ],
+)
+@pytest.mark.parametrize("content", [None, b"{", b"{}", b"[]", b"3", b"\xff\xfe"])
+def test_a_damaged_file_is_named_with_the_script_that_writes_it(records, name, script, content):
+    path = records / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        write(records)
+    said = str(ended.value)
+    assert said.startswith(str(path)) and script in said and "\n" not in said
     assert not list((records / "scores").glob("*report*"))
 
 

@@ -1,5 +1,8 @@
 """Each local metric gives the wrapped library's number to the last digit, and says what it does with odd rows."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import bert_score
@@ -95,6 +98,25 @@ def test_bertscore_is_bert_scores_mean(encoder):
     result = compute("bertscore", DRAFTS, REFERENCES, model_type=encoder, num_layers=6)
     assert result["bertscore_f1"] == sum(f1.tolist()) / 3
     assert encoder not in result["hash"] and "model_L6" in result["hash"]
+
+
+def test_bertscore_is_the_same_to_the_last_digit_in_every_process(encoder):
+    """More texts than a batch holds, in two processes that hash texts differently."""
+    code = (
+        "import random, sys, evaluate\n"
+        "rng, words = random.Random(0), 'we train a small model on many papers and test it again'.split()\n"
+        "texts = [' '.join(rng.choices(words, k=rng.randint(3, 30))) for _ in range(200)]\n"
+        "metric = evaluate.load(sys.argv[1]).load(sys.argv[2], 6)\n"
+        "print(metric.statistics(texts[:100], texts[100:])[:, 0].tolist())\n"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / "metrics" / "bertscore.py"), encoder]
+    said = [
+        subprocess.run(
+            command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1] and said[0].count(",") == 99
 
 
 def test_empty_drafts_score_nothing_and_are_counted(encoder):

@@ -1,4 +1,4 @@
-"""What a draft shares with a corpus, against brute force; the nearest rows; what counts as a citation."""
+"""What a draft shares with a corpus, against brute force; what counts as a citation."""
 
 import random
 import time
@@ -11,12 +11,6 @@ from hypothesis import strategies as st
 
 PROVENANCE = evaluate.load(str(ROOT / "metrics" / "provenance.py"))
 TEXTS = st.lists(st.text(alphabet="aAbc  \n", max_size=24), max_size=6)
-APPROACHES = [
-    "We train a small transformer on parsed patents and test it on claims.",
-    "A graph network reads the molecule and predicts its energy.",
-    "We train a graph network on patents.",
-    "",
-]
 
 
 def brute_force(draft: str, documents: list[str], ngram: int) -> dict:
@@ -84,23 +78,6 @@ def test_time_grows_in_step_with_the_corpus():
         corpus.overlap(drafts)
         seconds.append(time.perf_counter() - start)
     assert seconds[1] < 8 * seconds[0], f"4 times the corpus took {seconds[1] / seconds[0]:.1f} times the time"
-
-
-def test_nearest_rows_are_those_that_share_rare_words():
-    index = PROVENANCE.index(APPROACHES)
-    [[first, second, third]] = index.nearest(["a graph network for patents"], k=3)
-    assert [first[0], second[0], third[0]] == [2, 1, 0] and first[1] > second[1] > third[1] > 0
-    assert index.nearest(["graph"], k=1) == PROVENANCE.nearest(["graph"], APPROACHES, k=1)
-    assert index.nearest(["graph"], k=1)[0][0][0] == 2, "of two rows with the word the shorter one is nearer"
-
-
-def test_ties_go_by_index_and_nothing_shared_is_nothing_near():
-    index = PROVENANCE.index(["graph network", "something else", "graph network", "network graph"])
-    [near] = index.nearest(["Graph NETWORK"], k=5)
-    assert [row for row, _ in near] == [0, 2, 3] and len({score for _, score in near}) == 1
-    assert index.nearest(["unheard of", "", "the of and"], k=3) == [[], [], []]
-    assert PROVENANCE.nearest(["graph"], ["", "the"], k=2) == [[]] and PROVENANCE.nearest(["graph"], [], k=2) == [[]]
-    assert index.nearest([], k=3) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,201 @@
+"""Drafts for many problems, in batches that are kept on disk: a run that was killed goes on where it was."""
+
+import hashlib
+import json
+import sys
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+from transformers import set_seed
+
+from approach.models import context_length, fastest_dtype, find_stops, load_model, weights_digest
+from approach.prompt import END_TAG, MAX_NEW_TOKENS
+
+GREEDY = {"do_sample": False}
+SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}  # the report's
+TOKENS_PER_ROUND = 128  # after each round the finished drafts leave the batch
+
+
+class Draft(TypedDict):
+    """A draft, whether it ended by itself, and its tokens; the last two are None where no model wrote it."""
+
+    prediction: str
+    ended: bool | None
+    num_tokens: int | None
+
+
+def cut_draft(ids: list[int], stops: set[int]) -> tuple[list[int], bool]:
+    """The new tokens before the first stop token, and whether there was one."""
+    for position, token in enumerate(ids):
+        if token in stops:
+            return ids[:position], True
+    return ids, False
+
+
+class PartialDrafts:
+    """
+    Drafts on disk as they come, in a folder beside the output, where several processes find each other's.
+
+    Every row names its model, prompts and settings by a hash: drafts of other settings are not taken.
+    """
+
+    def __init__(self, output_dir: Path):
+        self.folder = output_dir.with_name(f".{output_dir.name}.partial")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file = self.folder / f"drafts-{PartialState().process_index}.jsonl"
+
+    def append(self, key: str, rows: list[int], drafts: list[Draft]) -> None:
+        """Adds the drafts of these rows."""
+        lines = [json.dumps({"key": key, "row": row, **draft}) for row, draft in zip(rows, drafts, strict=True)]
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write("\n" + "\n".join(lines))  # a line that a kill cut off ends here
+
+    def read(self, key: str) -> dict[int, Draft]:
+        """The drafts that any process has made with these settings, by row."""
+        drafts = {}
+        for path in self.folder.glob("drafts-*.jsonl"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                if entry.pop("key") == key:
+                    drafts[entry.pop("row")] = entry
+        return drafts
+
+
+class Drafter:
+    """A model that drafts, and its tokenizer. Ends with one line that names `argument` where it cannot be loaded."""
+
+    def __init__(
+        self,
+        name: str,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        batch_size: int = 32,
+        argument: str = "--model_name_or_path",
+    ):
+        self.name, self.max_new_tokens, self.batch_size, self.argument = name, max_new_tokens, batch_size, argument
+        self.max_batch = batch_size  # how many drafts fit into memory at once, as far as is known
+        device = PartialState().device
+        self.model, self.tokenizer = load_model(name, argument, fastest_dtype(device), device)
+        self.stops = find_stops(self.model, self.tokenizer)
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    @cached_property
+    def weights(self) -> str:
+        """A digest of the model's weights, to the bit."""
+        return weights_digest(self.model)
+
+    def hash_settings(self, prompts: list[str], decoding: dict, seed: int | None) -> str:
+        """A hash of everything that decides the drafts: drafts on disk are taken up under the same hash only."""
+        settings = [
+            self.weights,
+            prompts,
+            decoding,
+            seed,
+            self.max_new_tokens,
+            self.batch_size,
+            str(PartialState().device),
+            str(self.model.dtype),
+            version("torch"),
+            version("transformers"),
+        ]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+
+    def draft(self, prompts: list[str], partial: PartialDrafts, seed: int | None = None) -> list[Draft]:
+        """
+        Drafts for all prompts in their order: greedy, or sampled with a seed.
+
+        Prompts of similar length go together, so that little is padding. Every batch has a seed of its own, so that
+        it is the same batch whichever process drafts it, in this run or in one that goes on after a kill.
+        """
+        state = PartialState()
+        decoding = GREEDY if seed is None else SAMPLING
+        key = self.hash_settings(prompts, decoding, seed)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        own_batches = list(enumerate(batches))[state.process_index :: state.num_processes]
+        done = partial.read(key)
+        for number, rows in tqdm(own_batches, desc="Drafting", disable=not state.is_main_process):
+            if not all(row in done for row in rows):
+                set_seed(1000 * (seed or 0) + number)
+                partial.append(key, rows, self.draft_batch([prompts[row] for row in rows], decoding))
+        state.wait_for_everyone()
+        done = partial.read(key)
+        return [done[row] for row in range(len(prompts))]
+
+    def draft_batch(self, prompts: list[str], decoding: dict) -> list[Draft]:
+        """Drafts for a batch of prompts, in halves where the device's memory is too small for the whole."""
+        if len(prompts) > self.max_batch:
+            first, rest = prompts[: self.max_batch], prompts[self.max_batch :]
+            return self.draft_batch(first, decoding) + self.draft_batch(rest, decoding)
+        try:
+            return self.draft_together(prompts, decoding)
+        except torch.OutOfMemoryError:
+            if len(prompts) == 1:
+                sys.exit(
+                    f"{self.argument} {self.name}: the device's memory is too small for one draft: lower "
+                    "--max_new_tokens"
+                )
+        # Not in the except block: there the error would keep the tensors of the failed batch in memory.
+        self.max_batch = len(prompts) // 2
+        torch.cuda.empty_cache()
+        return self.draft_batch(prompts, decoding)
+
+    def draft_together(self, prompts: list[str], decoding: dict) -> list[Draft]:
+        """
+        Drafts for prompts that fit into memory together.
+
+        After every round of tokens the drafts that have ended leave the batch: reading the others anew takes far less
+        time than computing the ended ones on.
+        """
+        texts = self.tokenizer(prompts)["input_ids"]
+        starts, longest = [len(ids) for ids in texts], max(len(ids) for ids in texts)
+        budget = min(self.max_new_tokens, context_length(self.model) - longest)
+        if budget < 1:
+            sys.exit(f"{self.argument} {self.name}: a prompt of {longest} tokens leaves no room for a draft")
+        unfinished, ended = list(range(len(prompts))), [False] * len(prompts)
+        for written in range(0, budget, TOKENS_PER_ROUND):
+            num_tokens = min(TOKENS_PER_ROUND, budget - written)
+            new = self.continue_texts([texts[i] for i in unfinished], num_tokens, decoding)
+            for i, ids in zip(unfinished, new, strict=True):
+                ids, ended[i] = cut_draft(ids, self.stops)
+                texts[i] += ids
+            unfinished = [i for i in unfinished if not ended[i]]
+            if not unfinished:
+                break
+        return [
+            self.decode(ids[start:], has_ended) for ids, start, has_ended in zip(texts, starts, ended, strict=True)
+        ]
+
+    def decode(self, ids: list[int], has_ended: bool) -> Draft:
+        """
+        The draft that new tokens spell; the end tag ends it, too, where a model writes it as text.
+
+        The caller cuts the prompt off by position: tags are special tokens and vanish on decoding, so that a cut in
+        the decoded text would find no tag and leave the problem in the draft.
+        """
+        text, tag, _ = self.tokenizer.decode(ids, skip_special_tokens=True).partition(END_TAG)
+        return {"prediction": text.strip(), "ended": has_ended or bool(tag), "num_tokens": len(ids)}
+
+    def continue_texts(self, texts: list[list[int]], num_tokens: int, decoding: dict) -> list[list[int]]:
+        """At most `num_tokens` more tokens for each text, texts padded on the left."""
+        width, pad = max(len(ids) for ids in texts), self.tokenizer.pad_token_id
+        rows = torch.tensor([[pad] * (width - len(ids)) + ids for ids in texts])
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in texts])
+        with torch.inference_mode():
+            output = self.model.generate(
+                input_ids=rows.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                **decoding,
+                max_new_tokens=num_tokens,
+                eos_token_id=sorted(self.stops),
+                pad_token_id=pad,
+            )
+        return output[:, width:].tolist()

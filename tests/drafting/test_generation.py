@@ -1,0 +1,155 @@
+"""Drafts: cut off where they should be, the same in batches and one by one, and taken up again after a kill."""
+
+import os
+
+import pytest
+import torch
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from approach.drafting import generation
+from approach.drafting.generation import Drafter, PartialDrafts, cut_draft
+
+
+def test_a_draft_ends_at_the_first_stop_token():
+    assert cut_draft([5, 6, 7, 9, 7], {7, 2}) == ([5, 6], True)
+    assert cut_draft([7], {7}) == ([], True)
+    assert cut_draft([5, 6], {7}) == ([5, 6], False)
+
+
+def test_the_prompt_is_cut_off_by_position(merged, dataset, tmp_path):
+    """Nothing of the problem is left in a draft (specification, mistake 5), though the tags vanish on decoding."""
+    drafter = Drafter(str(merged), max_new_tokens=12, batch_size=4)
+    rows = load_dataset(str(dataset), split="test").to_list()
+    drafts = drafter.draft([row["prompt"] for row in rows], PartialDrafts(tmp_path / "scores"))
+    for row, result in zip(rows, drafts, strict=True):
+        ids = drafter.tokenizer(row["prompt"], return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            new = drafter.model.generate(ids, do_sample=False, max_new_tokens=12)[0, ids.shape[1] :].tolist()
+        kept, ended = cut_draft(new, {drafter.tokenizer.eos_token_id, 2})
+        text = drafter.tokenizer.decode(kept, skip_special_tokens=True).strip()
+        assert result == {"prediction": text, "ended": ended, "num_tokens": len(kept)}
+    whole = drafter.tokenizer.decode(drafter.tokenizer(rows[0]["prompt"])["input_ids"], skip_special_tokens=True)
+    assert whole == rows[0]["problem"], "the original's cut at the tag would have found nothing"
+
+
+def test_drafts_that_have_ended_leave_the_batch_and_the_others_stay_the_same(merged, dataset, tmp_path, monkeypatch):
+    prompts = load_dataset(str(dataset), split="test")["prompt"][:]
+    drafter = Drafter(str(merged), max_new_tokens=40)
+    # Random models rarely end: as if the commonest first token of a draft were an end, too.
+    drafter.stops |= {
+        drafter.continue_texts([drafter.tokenizer(prompts[0])["input_ids"]], 20, {"do_sample": False})[0][9]
+    }
+    whole = drafter.draft_batch(prompts, {"do_sample": False})
+    sizes, continue_texts = [], drafter.continue_texts
+
+    def count(texts, *arguments):
+        sizes.append(len(texts))
+        return continue_texts(texts, *arguments)
+
+    monkeypatch.setattr(generation, "TOKENS_PER_ROUND", 8)
+    monkeypatch.setattr(drafter, "continue_texts", count)
+    assert drafter.draft_batch(prompts, {"do_sample": False}) == whole
+    assert sizes[0] == len(prompts) > sizes[-1] and {draft["ended"] for draft in whole} == {True, False}
+
+
+def test_an_adapter_folder_drafts_as_its_merged_model(trained, merged, dataset, tmp_path):
+    prompts = load_dataset(str(dataset), split="test")["prompt"][:]
+    drafts = [
+        Drafter(str(folder), max_new_tokens=12).draft(prompts, PartialDrafts(tmp_path / name))
+        for name, folder in (("a", trained.adapter), ("b", merged))
+    ]
+    assert drafts[0] == drafts[1]
+    assert Drafter(str(trained.adapter)).stops == Drafter(str(merged)).stops
+
+
+def test_base_without_padding_token_drafts_too(base, tmp_path):
+    drafter = Drafter(str(base), max_new_tokens=4)
+    assert AutoTokenizer.from_pretrained(base).pad_token is None and drafter.tokenizer.pad_token == "</s>"
+    assert isinstance(drafter.model, type(AutoModelForCausalLM.from_pretrained(base)))
+    assert len(drafter.draft(["We study noise.", "We"], PartialDrafts(tmp_path / "scores"))) == 2
+
+
+def test_where_memory_ends_the_batch_is_halved_and_nothing_is_made_twice(merged, dataset, tmp_path, monkeypatch):
+    prompts = load_dataset(str(dataset), split="test")["prompt"][:]
+    whole = Drafter(str(merged), max_new_tokens=8, batch_size=6)
+    expected = whole.draft(prompts, PartialDrafts(tmp_path / "whole"))
+    tight = Drafter(str(merged), max_new_tokens=8, batch_size=6)
+    generate, sizes = tight.model.generate, []
+
+    def with_room_for_two(input_ids, **arguments):
+        sizes.append(len(input_ids))
+        if len(input_ids) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return generate(input_ids, **arguments)
+
+    monkeypatch.setattr(tight.model, "generate", with_room_for_two)
+    assert tight.draft(prompts, PartialDrafts(tmp_path / "tight")) == expected
+    assert sizes == [6, 3, *[1] * 6]
+    monkeypatch.setattr(tight.model, "generate", lambda **a: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    with pytest.raises(SystemExit, match="too small for one draft"):
+        tight.draft_batch(prompts[:1], {"do_sample": False})
+
+
+def differing_rows(drafter, prompts, alone: list[dict], together: list[dict]) -> int:
+    """Rows that differ; fails where the two tokens at a row's first difference were no near-tie."""
+    differing = 0
+    for prompt, one, other in zip(prompts, alone, together, strict=True):
+        if one["prediction"] == other["prediction"]:
+            continue
+        differing += 1
+        ids, texts = drafter.tokenizer(prompt)["input_ids"], (one["prediction"], other["prediction"])
+        first, second = (drafter.tokenizer(" " + text, add_special_tokens=False)["input_ids"] for text in texts)
+        same = len(os.path.commonprefix([first, second]))
+        end = drafter.tokenizer.eos_token_id
+        with torch.inference_mode():
+            logits = drafter.model(torch.tensor([ids + first[:same]])).logits[0, -1]
+        a, b = (part[same] if same < len(part) else end for part in (first, second))
+        assert abs(logits[a] - logits[b]) < 1e-4, (texts, a, b)
+    return differing
+
+
+@pytest.mark.slow
+def test_batched_and_one_by_one_differ_only_at_near_ties(real_data, tmp_path):
+    """300 real problems: at least 99 % of drafts are the same; the number that is not is printed."""
+    from prepare_dataset import PrepareArguments
+    from prepare_dataset import main as prepare
+
+    source = real_data / "data" / "acl_abstracts_2022_2023.jsonl.gz"
+    prepare(PrepareArguments(dataset_name=str(source), output_dir=str(tmp_path / "pairs")))
+    rows = load_dataset(str(tmp_path / "pairs"), split="test").to_list()[:300]
+    drafter = Drafter(str(real_data / "models" / "abstracts_llama_9m"), max_new_tokens=448)
+    prompts = [row["problem"] for row in rows]
+    together = drafter.draft(prompts, PartialDrafts(tmp_path / "together"))
+    alone = [drafter.draft_batch([prompt], {"do_sample": False})[0] for prompt in prompts]
+    differing = differing_rows(drafter, prompts, alone, together)
+    print(f"{differing} of {len(rows)} drafts differ between batched and one by one")
+    assert differing <= 3
+
+
+def test_drafts_of_other_settings_are_not_taken(merged, tmp_path):
+    partial = PartialDrafts(tmp_path / "scores")
+    short, long = (Drafter(str(merged), max_new_tokens=n).draft(["We study noise."], partial) for n in (2, 6))
+    assert short != long
+    with partial.file.open("a", encoding="utf-8") as file:
+        file.write('\n{"key": "cut off in the mid')
+    assert Drafter(str(merged), max_new_tokens=6).draft(["We study noise."], partial) == long
+
+
+@pytest.mark.parametrize("changed", ["weights", "prompts", "decoding", "seed", "length", "batch", "dtype", "library"])
+def test_everything_that_decides_a_draft_is_in_the_hash_of_its_settings(merged, monkeypatch, changed):
+    drafter = Drafter(str(merged), max_new_tokens=8, batch_size=4)
+    settings = {"prompts": ["We study noise."], "decoding": generation.SAMPLING, "seed": 1}
+    before = drafter.hash_settings(**settings)
+    assert drafter.hash_settings(**settings) == before
+    other = Drafter(str(merged), 9 if changed == "length" else 8, 5 if changed == "batch" else 4)
+    settings |= {"prompts": {"prompts": ["We"]}, "decoding": {"decoding": generation.GREEDY}, "seed": {"seed": 2}}.get(
+        changed, {}
+    )
+    if changed == "weights":
+        other.model.get_output_embeddings().weight.data[0, 0] += 1e-3
+    if changed == "dtype":
+        other.model.to(torch.bfloat16)
+    if changed == "library":
+        monkeypatch.setattr(generation, "version", lambda name: "0")
+    assert other.hash_settings(**settings) != before
