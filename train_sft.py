@@ -234,9 +234,7 @@ def print_help() -> None:
     parser.print_help()
 
 
-def parse_arguments(
-    argv: list[str] | None = None,
-) -> "tuple[ScriptArguments, SFTConfig, ModelConfig, RunArguments]":
+def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SFTConfig, ModelConfig, RunArguments]":
     if {"-h", "--help"} & set(sys.argv if argv is None else argv):
         print_help()
         sys.exit()

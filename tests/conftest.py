@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -136,13 +135,22 @@ def training_arguments(base: Path, dataset: Path, output_dir: Path, *overrides: 
     return parse_arguments([*recipe, *short, "--eval_on_start", "false", *places, *overrides])
 
 
-@dataclass
 class TrainedRun:
     """The trainer after training, and copies of the base's parameters from before it."""
 
-    trainer: object
-    before: dict
-    adapter: Path
+    def __init__(self, trainer: object, before: dict, adapter: Path):
+        from accelerate.state import AcceleratorState, PartialState
+
+        self._trainer, self.before, self.adapter = trainer, before, adapter
+        self._states = [(kind._shared_state, dict(kind._shared_state)) for kind in (PartialState, AcceleratorState)]
+
+    @property
+    def trainer(self) -> object:
+        """With the state that it shares with Accelerate, which parsing the arguments of another run empties."""
+        for shared, kept in self._states:
+            shared.clear()
+            shared.update(kept)
+        return self._trainer
 
 
 @pytest.fixture(scope="session")
