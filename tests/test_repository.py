@@ -134,3 +134,20 @@ def test_no_remote_code_and_no_pickles():
     for path in [*ROOT.glob("*.py"), *ROOT.glob("metrics/*.py"), *ROOT.glob("demo/*.py")]:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"trust_remote_code\s*=\s*True|torch\.load\(|pickle\.load", text), path.name
+
+
+def longest(path: Path) -> tuple[int, int]:
+    """Lines of a file, and of its longest function."""
+    text = path.read_text(encoding="utf-8")
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, kinds))
+    return text.count("\n"), max((node.end_lineno - node.lineno + 1 for node in functions), default=0)
+
+
+def test_scripts_are_thin_and_rooms_and_functions_small():
+    limits = {path: 280 for path in ROOT.glob("*.py")} | {path: 250 for path in (ROOT / "approach").rglob("*.py")}
+    found = {path.relative_to(ROOT).as_posix(): longest(path) for path in limits}
+    assert len(found) > 40, "the rooms were not found"
+    too_long = [name for (path, limit), name in zip(limits.items(), found, strict=True) if found[name][0] > limit]
+    assert too_long == [] and [name for name, (_, function) in found.items() if function > 60] == []
+    assert not [name for name in found if Path(name).stem in ("utils", "helpers", "common", "misc")]

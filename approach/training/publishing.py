@@ -1,6 +1,7 @@
 """What a run publishes, when, and where: its result, and its checkpoints if asked; always by `approach.hub`."""
 
 import copy
+import json
 import os
 import shlex
 import shutil
@@ -132,7 +133,7 @@ def place(path: Path, target: Path) -> None:
     """Links or copies one file, or writes it anew where it may name a path of this machine."""
     named = {"adapter_config.json": "base_model_name_or_path", "trainer_state.json": "best_model_checkpoint"}
     if key := named.get(path.name):
-        value = read_json(path)
+        value = json.loads(path.read_text(encoding="utf-8"))  # not read_json, which would end the run
         write_json(target, {**value, key: value.get(key) and public_name(value[key])})
         return
     try:
