@@ -16,7 +16,7 @@ from pathlib import Path
 from trl import SFTConfig
 
 from approach import hub
-from approach.files import first_line, public_name, read_json, write_json
+from approach.files import first_line, public_name, write_json
 
 PUBLISHED = (*hub.MODEL_FILES, *hub.RECORDS)
 # What going on from a checkpoint needs beside the model.
