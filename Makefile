@@ -1,4 +1,4 @@
-# Each target is one plain Python command (README, "Without make"); make only sees to .venv first.
+# Each target is a plain Python command or two (README, "Contributing"); make only sees to .venv first.
 PYTHON := .venv/bin/python
 
 .PHONY: demo test quality

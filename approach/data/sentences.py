@@ -32,7 +32,7 @@ def split_auto(abstract: str) -> list[str]:
 
 
 def split_report(abstract: str) -> list[str]:
-    """The original report's rule, exactly, to reproduce its counts (specification, "The report's sentence rule")."""
+    """The original report's rule, exactly, to reproduce its counts: at white space between a stop and a capital."""
     sentences = REPORT_BOUNDARY.split(abstract.strip())
     if len(sentences) < 2:
         sentences = [line.strip() for line in abstract.splitlines() if line.strip()]

@@ -18,7 +18,7 @@ def test_a_draft_ends_at_the_first_stop_token():
 
 
 def test_the_prompt_is_cut_off_by_position(merged, dataset, tmp_path):
-    """Nothing of the problem is left in a draft (specification, mistake 5), though the tags vanish on decoding."""
+    """Nothing of the problem is left in a draft (as it was in the original run), though the tags vanish on decoding."""
     drafter = Drafter(str(merged), max_new_tokens=12, batch_size=4)
     rows = load_dataset(str(dataset), split="test").to_list()
     drafts = drafter.draft([row["prompt"] for row in rows], PartialDrafts(tmp_path / "scores"))

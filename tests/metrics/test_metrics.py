@@ -89,7 +89,7 @@ def test_bertscore_is_rescaled_by_its_authors_baseline(encoder):
     assert metric.from_totals(np.array([1.4, 2.0])) == {"bertscore_f1": 0.7, "bertscore_f1_rescaled": None}
     published = Path(bert_score.__file__).parent / "rescale_baseline/en/roberta-large.tsv"
     metric.baseline = metric.read_baseline(published, 17)  # the layer that bert-score takes of roberta-large
-    assert metric.baseline == pytest.approx(0.8312, abs=1e-4), "specification, mistake 6"
+    assert metric.baseline == pytest.approx(0.8312, abs=1e-4), "the published floor of unrelated English text"
     assert metric.from_totals(np.array([1.6378, 2.0]))["bertscore_f1_rescaled"] == pytest.approx(-0.0729, abs=1e-3)
 
 

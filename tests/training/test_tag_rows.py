@@ -18,7 +18,7 @@ def tagged(base):
 
 
 def test_base_is_frozen_bit_for_bit_and_adapter_and_tag_rows_moved(trained, base):
-    """Old rows of both matrices included (specification, mistake 3)."""
+    """Old rows of both matrices included (in the original run they were never trained)."""
     original = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).state_dict()
     after = dict(trained.trainer.model.named_parameters())
     plain_names = {re.sub(r"base_model\.model\.|\.base_layer|\.token_adapter", "", name): name for name in after}
