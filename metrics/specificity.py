@@ -79,6 +79,16 @@ class Specificity(evaluate.Metric):
         }
 
     @staticmethod
+    def terms(text: str) -> list[str]:
+        return list_terms(text)
+
+    @staticmethod
+    def hits(prediction: str, reference: str, problem: str) -> list[str]:
+        """A draft's new terms that its reference has, too, in the draft's order."""
+        given, goal = set(list_terms(problem)), set(list_terms(reference))
+        return [term for term in list_terms(prediction) if term in goal and term not in given]
+
+    @staticmethod
     def weigh(corpus: Sequence[str]) -> TermWeights:
         return TermWeights(corpus)
 
