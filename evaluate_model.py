@@ -167,12 +167,13 @@ def score(args: EvaluationArguments, problems, drafts, bits, given, chosen, plan
         "choice": chosen.record,
         "systems": scored.systems,
         "comparisons": comparisons.compare_planned(planned, scored.estimates),
+        "against_word_list": comparisons.describe_against_word_list(scored.systems, scored.estimates),
         "power": comparisons.measure_power(planned, drafts, counted, bits),
         "bits_rows_beyond_context": scored.rows_beyond_context,
         "samples": results.choose_samples(drafts, rows, shown),
         "copying": copying.look_for_copies(drafts, rows_seen, rows, metrics["provenance"]),
     }
-    predictions = results.list_predictions(drafts, counted, rows, given, metrics)
+    predictions = results.list_predictions(drafts, counted, rows, given, corpus, metrics)
     results.write_results(predictions, record, planned, Path(args.output_dir))
     if args.report_to == "wandb":
         results.log_to_wandb(record, predictions)

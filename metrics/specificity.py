@@ -83,10 +83,10 @@ class Specificity(evaluate.Metric):
         return list_terms(text)
 
     @staticmethod
-    def hits(prediction: str, reference: str, problem: str) -> list[str]:
-        """A draft's new terms that its reference has, too, in the draft's order."""
-        given, goal = set(list_terms(problem)), set(list_terms(reference))
-        return [term for term in list_terms(prediction) if term in goal and term not in given]
+    def hits(prediction: str, reference: str, problem: str, weights: TermWeights) -> list[str]:
+        """A draft's new terms that its reference has, too, but for those of every tenth document or more; for show."""
+        goal = set(list_terms(reference)) - set(list_terms(problem))
+        return [term for term in list_terms(prediction) if term in goal and weights[term] > np.log(10)]
 
     @staticmethod
     def weigh(corpus: Sequence[str]) -> TermWeights:

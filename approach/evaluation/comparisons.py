@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from approach.evaluation.bits import Bits
+from approach.evaluation.controls import WORD_LIST
 from approach.evaluation.scores import Estimates, find_measured_rows
 from approach.evaluation.significance import Estimate, compare, correct, smallest_difference
 from approach.evaluation.statistics import RowStatistics
@@ -25,6 +26,18 @@ def compare_planned(plan: dict, estimates: Estimates) -> list[dict]:
         found.append({**planned, **compare(ours, theirs), "alpha": plan["alpha"]})
     # A difference holds for these runs only where each of them shows it.
     return [{**row, "holds": row["p_holm"] < row["alpha"] and row["same_sign"]} for row in correct(found)]
+
+
+def describe_against_word_list(systems: Mapping[str, dict], estimates: Estimates) -> list[dict]:
+    """What each model's drafts have over a list of terms in specificity, with intervals; not tested."""
+    found = []
+    for system, about in systems.items():
+        for decoding in about["decodings"] if about["models"] and about["kind"] != "no model" else ():
+            ours, theirs = (estimates[key]["specificity"] for key in ((system, decoding), (WORD_LIST, "none")))
+            difference = compare(ours, theirs)
+            about_pair = {"metric": "specificity", "system": system, "decoding": decoding, "baseline": WORD_LIST}
+            found.append(about_pair | {name: difference[name] for name in ("difference", "low", "high", "runs")})
+    return found
 
 
 def measure_power(

@@ -23,14 +23,15 @@ def list_predictions(
     statistics: Sequence[RowStatistics],
     rows: list[dict],
     given: list[str],
+    corpus: list[str],
     metrics: dict[str, evaluate.Metric],
 ) -> list[dict]:
     """
     The rows of predictions.jsonl, a draft each, with the row's own specificity, ROUGE-L and BERTScore.
 
-    `hits` are the new terms that a draft shares with the reference.
+    `hits` are the rarer new terms that a draft shares with the reference; `corpus` are the training approaches.
     """
-    predictions = []
+    terms, predictions = metrics["specificity"].weigh(corpus), []
     for entry, counted in zip(drafts, statistics, strict=True):
         specificity = counted.specificity_by_row
         for number, run in enumerate(entry.runs):
@@ -48,7 +49,7 @@ def list_predictions(
                         "reference": row["approach"],
                         **draft,
                         "specificity": None if np.isnan(specificity[number, i]) else float(specificity[number, i]),
-                        "hits": metrics["specificity"].hits(draft["prediction"], row["approach"], problem),
+                        "hits": metrics["specificity"].hits(draft["prediction"], row["approach"], problem, terms),
                         "rougeL": rouge["rougeL"],
                         "bertscore_f1": bertscore["bertscore_f1"],
                     }

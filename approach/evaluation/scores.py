@@ -46,6 +46,7 @@ def describe_setup(
         "decoding": {"max_new_tokens": max_new_tokens, "seeds": num_seeds, "decodings": DECODINGS},
         "bertscore_model": public_name(bertscore_model),
         "signatures": sign_metrics(metrics),
+        "references_repeated_4grams": measure_repetition(metrics["behaviour"], rows),
         "texts_beyond_encoder": metrics["bertscore"].count_truncated([row["approach"] for row in rows]),
         "resamples": num_resamples,
         "versions": {name: version(name) for name in LIBRARIES},

@@ -133,3 +133,12 @@ def test_unrelated_text_earns_nothing_over_two_hundred_permutations(metric):
 def test_a_lower_cased_corpus_loses_its_placeholders(metric):
     texts = ["@xmath0 and @xcite decay"], ["@xmath1 decay @xcite"], ["a"], ["decay"]
     assert compute(metric, *texts)["new_terms"] == 2, "and, decay"
+
+
+def test_hits_are_the_rarer_new_terms_that_both_have(metric):
+    corpus = [f"the shared{letter} drones" for letter in "abcdefghijklmnopqrst"] + ["fins"]
+    weights = metric.weigh(corpus)
+    found = metric.hits(
+        "The Fins of sharedc drones, whales and sonar", "sharedc fins, the drones whales", "whales", weights
+    )
+    assert found == ["fins", "sharedc"], "not the, drones: too common; whales: of the problem; sonar: no hit"
