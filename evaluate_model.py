@@ -122,7 +122,7 @@ def main(args: EvaluationArguments) -> None:
     partial = PartialDrafts(Path(args.output_dir))
     drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size)
     chosen = choice.choose(recipes, args.base_model_name_or_path, problems, metrics, drafting)
-    planned = plan.make_plan(chosen, describe_dataset(args), problems.rows, args.num_resamples)
+    planned = plan.make_plan(chosen, describe_dataset(args), problems.rows, drafting, args.num_resamples)
     plan.keep_plan(planned, partial.folder)
 
     base_drafts, bits = drafts.draft_base(args.base_model_name_or_path, problems, chosen, drafting)

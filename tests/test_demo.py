@@ -33,7 +33,7 @@ def test_the_report_tells_what_came_out(tmp_path, capsys):
     write_scores(tmp_path)
     report(tmp_path, 61.4)
     said = capsys.readouterr().out
-    assert "On 2 problems" in said and "A draft." in said and "61 s" in said
+    assert "On 2 new problems" in said and "A draft." in said and "61 s" in said
     assert [line.split()[-3:] for line in said.splitlines() if line.startswith("specificity")] == [
         ["0.1500", "0.4000", "0.0010"]
     ]

@@ -10,14 +10,16 @@ from accelerate import PartialState
 
 from approach.evaluation.choice import Choice
 from approach.evaluation.controls import NEAREST
-from approach.evaluation.systems import TUNED
+from approach.evaluation.systems import TUNED, Drafting
 from approach.files import read_json, write_whole
 
 ALPHA = 0.01
 PLAN = "plan.json"
 
 
-def make_plan(choice: Choice, dataset: Mapping[str, str | None], rows: list[dict], num_resamples: int) -> dict:
+def make_plan(
+    choice: Choice, dataset: Mapping[str, str | None], rows: list[dict], drafting: Drafting, num_resamples: int
+) -> dict:
     """The three confirmatory comparisons and all that decides their outcome but the drafts."""
     ours = {"system": TUNED, "decoding": choice.decodings[TUNED]}
     base, other = choice.base_for_drafts, choice.base_for_gain
@@ -39,6 +41,8 @@ def make_plan(choice: Choice, dataset: Mapping[str, str | None], rows: list[dict
         "rows": len(rows),
         "ids": hashlib.sha256("\n".join(str(row["id"]) for row in rows).encode()).hexdigest(),
         "dataset": dict(dataset),
+        "max_new_tokens": drafting.max_new_tokens,
+        "seeds": drafting.num_seeds,
         "resamples": num_resamples,
         "weights": choice.weights,
     }

@@ -11,7 +11,7 @@ from approach.evaluation.comparisons import compare_planned, measure_power
 from approach.evaluation.plan import keep_plan, make_plan
 from approach.evaluation.significance import Estimate, draw_rows
 from approach.evaluation.statistics import RowStatistics
-from approach.evaluation.systems import SystemDrafts
+from approach.evaluation.systems import Drafting, SystemDrafts
 
 ROWS = [{"id": f"row-{i}"} for i in range(30)]
 NEAREST = "nearest training approach"
@@ -21,7 +21,9 @@ NEAREST = "nearest training approach"
 def plan() -> dict:
     decodings = {"fine-tuned": "sampled", "base": "greedy", "base, instructed": "sampled, penalty 1.1"}
     choice = Choice(decodings, "base, instructed", "base", {"fine-tuned": ["0a"], "base": ["0b"]}, {})
-    return make_plan(choice, {"name": "pairs", "split": "test", "revision": None}, ROWS, 1000)
+    return make_plan(
+        choice, {"name": "pairs", "split": "test", "revision": None}, ROWS, Drafting(None, 3, 448, 8), 1000
+    )
 
 
 def estimate(centre: float, num_models: int = 1) -> Estimate:
@@ -41,6 +43,7 @@ def test_the_plan_names_three_comparisons_and_the_rows(plan):
         ("specificity", "sampled", NEAREST, "none"),
         ("problem_gain", None, "base", None),
     ]
+    assert (plan["max_new_tokens"], plan["seeds"]) == (448, 3)
     assert (plan["alpha"], plan["rows"], plan["resamples"], len(plan["ids"])) == (0.01, 30, 1000, 64)
 
 

@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT, assert_one_clear_line, run_script, write_jsonl
 from datasets import load_dataset
 
+from approach.evaluation.report import build_page
 from evaluate_model import EvaluationArguments, main, parse_arguments
 
 
@@ -138,6 +139,8 @@ def test_several_runs_are_one_system_and_another_recipe_stands_beside_it(argumen
     assert "system" in scores["comparisons"][0] and len(scores["comparisons"]) == 3, "described, not tested"
     rows = read_lines(tmp_path / "scores" / "predictions.jsonl")
     assert {row["model"] for row in rows if row["system"] == "fine-tuned"} == set(tuned["models"])
+    page = build_page(tmp_path / "scores", None)
+    assert "for these 3 runs," in page and "compared: model" in page
 
 
 def test_one_row_is_scored_where_it_can_be(arguments, tmp_path):
@@ -147,6 +150,24 @@ def test_one_row_is_scored_where_it_can_be(arguments, tmp_path):
     assert find_only(scores, "reference")["scores"]["new_term_f1"]["value"] == 1
     assert scores["systems"]["fine-tuned"]["problem_gain"] is None
     assert [row["holds"] for row in scores["comparisons"]] == [False] * 3
+    page = build_page(tmp_path / "scores", None)
+    assert "were not compared in specificity" in page and "The problem gain was not measured." in page
+
+
+def test_a_plan_that_changed_after_a_kill_is_refused_in_one_line(arguments, tmp_path):
+    (tmp_path / ".scores.partial").mkdir()
+    (tmp_path / ".scores.partial" / "plan.json").write_text('{"alpha": 0.05}', encoding="utf-8")
+    with pytest.raises(SystemExit, match="this run differs in comparisons, alpha") as ended:
+        main(EvaluationArguments(**arguments))
+    assert "\n" not in str(ended.value) and not (tmp_path / "scores").exists()
+
+
+def test_two_names_of_nothing_new_are_refused(arguments):
+    model = arguments["model_name_or_path"][0]
+    with pytest.raises(ValueError, match="named twice"):
+        EvaluationArguments(**{**arguments, "model_name_or_path": [model, model]})
+    with pytest.raises(ValueError, match="--num_seeds must be at least 1, got 0"):
+        EvaluationArguments(**{**arguments, "num_seeds": 0})
 
 
 def test_two_processes_killed_and_started_again_write_the_bytes_of_one(arguments, tmp_path):
