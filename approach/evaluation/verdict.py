@@ -1,11 +1,11 @@
 """The answer that the page begins with: plain sentences from the planned comparisons, and what they do not allow."""
 
 VERB = {1: "more specific to their problem than", -1: "less specific to their problem than"}
+FORESEES = "when it foresees the authors' approaches"
 GAIN = {
-    1: "It gains more from knowing the problem than {baseline} does when it foresees the authors' approaches",
-    -1: "It gains less from knowing the problem than {baseline} does when it foresees the authors' approaches",
-    0: "Whether it gains more than {baseline} from knowing the problem, when it foresees the authors' approaches, "
-    "cannot be told",
+    1: f"The tuned model gains more from knowing the problem than {{baseline}} does {FORESEES}",
+    -1: f"The tuned model gains less from knowing the problem than {{baseline}} does {FORESEES}",
+    0: f"Whether the tuned model gains more from knowing the problem than {{baseline}} does {FORESEES} cannot be told",
 }
 
 

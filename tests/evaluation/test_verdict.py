@@ -43,7 +43,7 @@ def test_better_than_the_base_and_worse_than_a_look_up():
         "than the approach of the nearest training problem (difference −0.5000, 95 % interval −0.6000 to −0.4000)."
     )
     assert second.startswith(
-        "It gains more from knowing the problem than the base in its best way for that, “base”, does"
+        "The tuned model gains more from knowing the problem than the base in its best way for that, “base”, does"
     )
     assert third.startswith("The drafts end by themselves, repeat themselves little, and beat a bare list of terms")
 
@@ -65,7 +65,13 @@ def test_every_outcome_has_its_sentence(base, nearest, said):
 
 
 @pytest.mark.parametrize(
-    ("gain", "said"), [(1, "It gains more"), (-1, "It gains less"), (0, "cannot be told"), (None, "was not measured")]
+    ("gain", "said"),
+    [
+        (1, "The tuned model gains more"),
+        (-1, "The tuned model gains less"),
+        (0, "cannot be told"),
+        (None, "was not measured"),
+    ],
 )
 def test_every_problem_gain_has_its_sentence(gain, said):
     assert said in answer(1, 1, gain)[1]
