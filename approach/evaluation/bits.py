@@ -49,21 +49,23 @@ def permute_rows(num_rows: int) -> list[list[int]]:
 
 
 def measure_bits(
-    drafter: Drafter, prompts: list[str], approaches: list[str], partial: PartialDrafts, empty_prompt: str | None
+    drafter: Drafter,
+    prompts: list[str],
+    approaches: list[str],
+    partial: PartialDrafts,
+    permuted: bool = False,
+    empty_prompt: str | None = None,
 ) -> Bits:
-    """A model's bits for each approach after its prompt; with `empty_prompt` after other rows' and after that, too."""
+    """A model's bits for each approach after its own prompt, those of five other rows, and an empty one."""
     size = np.array([len(f" {approach}".encode()) for approach in approaches])
-    permutations = permute_rows(len(prompts)) if empty_prompt is not None else []
+    permutations = permute_rows(len(prompts)) if permuted else []
     groups = [prompts, *([prompts[row] for row in order] for order in permutations)]
-    groups += [[empty_prompt] * len(prompts)] if empty_prompt is not None else []
+    if empty_prompt is not None:
+        groups.append([empty_prompt] * len(prompts))
     flat = [prompt for group in groups for prompt in group]
     bits = count_bits(drafter, flat, approaches * len(groups), partial).reshape(len(groups), 1, len(prompts))
-    return Bits(
-        size,
-        bits[0],
-        bits[1:-1].mean(axis=0) if permutations else None,
-        bits[-1] if empty_prompt is not None else None,
-    )
+    others = bits[1 : 1 + len(permutations)].mean(axis=0) if permutations else None
+    return Bits(size, bits[0], others, None if empty_prompt is None else bits[-1])
 
 
 def join_models(parts: Sequence[Bits]) -> Bits:

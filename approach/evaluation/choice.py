@@ -10,9 +10,6 @@ from approach.evaluation.bits import Bits, bits_per_byte, measure_bits
 from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
 from approach.evaluation.rows import Problems
 from approach.evaluation.systems import Drafting, Recipe, base_prompts
-from approach.prompt import make_prompt
-
-EMPTY_ROW = {"problem": "", "prompt": make_prompt("")}
 
 
 @dataclass(frozen=True)
@@ -106,11 +103,10 @@ def choose_for_base(
     base = drafting.load(name, "--base_model_name_or_path")
     if base.tokenizer.chat_template is None:
         print("  base, instructed and base, two examples: left out, the base has no chat template")
-    empty = base_prompts(base.tokenizer, [EMPTY_ROW], problems.examples)
     approaches, ways = [row["approach"] for row in problems.validation], {}
     for way, prompts in base_prompts(base.tokenizer, problems.validation, problems.examples).items():
         runs = {decoding: drafting.draft(base, prompts, decoding) for decoding in DECODINGS}
-        bits = measure_bits(base, prompts, approaches, drafting.partial, empty[way][0])
+        bits = measure_bits(base, prompts, approaches, drafting.partial, permuted=True)
         ways[way] = {"kind": "base", **judge.choose(way, runs), "problem_gain": gain(bits)}
     return ways, [base.weights]
 

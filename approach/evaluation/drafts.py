@@ -1,10 +1,13 @@
 """Drafts for the rows that are scored, with the decodings that were chosen, and the bits of their references."""
 
 from approach.evaluation.bits import Bits, join_models, measure_bits
-from approach.evaluation.choice import EMPTY_ROW, Choice
+from approach.evaluation.choice import Choice
 from approach.evaluation.rows import Problems
 from approach.evaluation.systems import TUNED, Drafting, Recipe, SystemDrafts, base_prompts
 from approach.files import public_name
+from approach.prompt import make_prompt
+
+EMPTY_ROW = {"problem": "", "prompt": make_prompt("")}
 
 
 def draft_recipe(
@@ -20,7 +23,8 @@ def draft_recipe(
         print(f"{recipe.system}: {len(prompts)} drafts by {name}")
         for decoding in decodings:
             runs[decoding] += drafting.draft(drafter, prompts, decoding, drafting.num_seeds)
-        bits.append(measure_bits(drafter, prompts, approaches, drafting.partial, EMPTY_ROW["prompt"]))
+        empty = EMPTY_ROW["prompt"]
+        bits.append(measure_bits(drafter, prompts, approaches, drafting.partial, permuted=True, empty_prompt=empty))
     drafts = [SystemDrafts(recipe.system, recipe.kind, recipe.names, name, runs[name]) for name in decodings]
     return drafts, join_models(bits)
 
@@ -37,6 +41,6 @@ def draft_base(
         print(f"{way}: {len(prompts)} drafts by {base.name}")
         runs = drafting.draft(base, prompts, decoding, drafting.num_seeds)
         drafts.append(SystemDrafts(way, "base", [public_name(name)], decoding, runs))
-        empty_prompt = empty[way][0] if way == choice.base_for_gain else None
-        bits[way] = measure_bits(base, prompts, approaches, drafting.partial, empty_prompt)
+        more = {"permuted": True, "empty_prompt": empty[way][0]} if way == choice.base_for_gain else {}
+        bits[way] = measure_bits(base, prompts, approaches, drafting.partial, **more)
     return drafts, bits

@@ -96,13 +96,18 @@ def test_no_row_keeps_its_own_problem():
 def test_a_gain_is_what_other_problems_and_none_cost_more(drafter, rows, tmp_path):
     partial = PartialDrafts(tmp_path / "scores")
     prompts, approaches = texts(rows)
-    found = measure_bits(drafter, prompts, approaches, partial, "<problem></problem><approach>")
+    found = measure_bits(
+        drafter, prompts, approaches, partial, permuted=True, empty_prompt="<problem></problem><approach>"
+    )
     expected = [
         count_bits(drafter, [prompts[row] for row in order], approaches, partial) for order in permute_rows(len(rows))
     ]
     assert found.permuted == pytest.approx(np.mean(expected, axis=0)[None])
     assert found.size.tolist() == [len((" " + text).encode()) for text in approaches]
     assert found.own.shape == found.empty.shape == (1, 4) and found.measured.all()
+    own = measure_bits(drafter, prompts, approaches, partial)
+    assert own.own == pytest.approx(found.own) and own.permuted is own.empty is None
+    assert measure_bits(drafter, prompts, approaches, partial, permuted=True).permuted == pytest.approx(found.permuted)
     both, once = join_models([found, found]), np.ones((1, 4))
     assert both.own.shape == (2, 4)
     total = (both.permuted - both.own).sum(axis=1) / both.size.sum()
@@ -112,7 +117,9 @@ def test_a_gain_is_what_other_problems_and_none_cost_more(drafter, rows, tmp_pat
 
 def test_of_one_row_there_is_no_gain_and_of_no_row_no_bits(drafter, rows, tmp_path):
     prompts, approaches = texts(rows[:1])
-    found = measure_bits(drafter, prompts, approaches, PartialDrafts(tmp_path / "scores"), "")
+    found = measure_bits(
+        drafter, prompts, approaches, PartialDrafts(tmp_path / "scores"), permuted=True, empty_prompt=""
+    )
     assert found.permuted is None and found.empty is not None and found.measured.all()
     nothing = Bits(np.array([3.0]), np.full((1, 1), np.nan))
     assert np.isnan(bits_per_byte(nothing.own, nothing.size, nothing.measured, np.ones((2, 1)))).all()
