@@ -43,5 +43,5 @@ def test_real_abstracts_to_scores(real_data, tmp_path):
     for system in ("fine-tuned", "base", "base, tags as text"):
         chosen = result["choice"]["systems"][system]["chosen"]
         found = result["systems"][system]["decodings"][chosen]["scores"]
-        assert found.keys() == {key for key, _, _ in (*SCORES, *OVERLAP)}
+        assert {key for key, _, _ in (*SCORES, *OVERLAP)} <= found.keys()
     assert "drafts for 4 problems" in (scores / "report.html").read_text(encoding="utf-8")
