@@ -12,6 +12,7 @@
 #     "rouge-score==0.1.2",
 #     "sacrebleu==2.6.0",
 #     "safetensors==0.8.0",
+#     "scipy==1.17.1",
 #     "torch==2.13.0",
 #     "tqdm==4.70.1",
 #     "transformers==5.23.0",
@@ -19,10 +20,12 @@
 # ]
 # ///
 """
-Draft approaches for test problems with the fine-tuned model, its base and three systems without a model; score all.
+Draft approaches for test problems with the fine-tuned model, its base and systems without a model; score them all.
 
-Reads a model (merged or adapter folder, or Hub id), its base and the dataset that `prepare_dataset.py` wrote; writes
-`predictions.jsonl` (a row a draft) and `scores.json` (every score with a 95 % interval, and which differences hold).
+Reads a model (merged or adapter folder, or Hub id), its base and the dataset that `prepare_dataset.py` wrote. Chooses
+every system's decoding and the base's best ways to be asked on validation rows, writes down what it will test, and
+drafts. Writes `predictions.jsonl` (a row a draft), `scores.json` (every score with a 95 % interval, and the three
+planned comparisons) and `plan.json`.
 The metrics are the local modules in `metrics/`: nothing is fetched or run from the Hub to score.
 
     python evaluate_model.py --model_name_or_path outputs/model --base_model_name_or_path BASE \
@@ -38,7 +41,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from approach.arguments import parse
-from approach.files import require_free
+from approach.files import public_name, require_free
 from approach.prompt import MAX_NEW_TOKENS
 from approach.threads import choose_waiting
 
@@ -48,22 +51,30 @@ class EvaluationArguments:
     """Which models to compare on which rows, how they draft, and where the scores go."""
 
     model_name_or_path: list[str] = field(
-        metadata={"help": "The fine-tuned model: merged or adapter folder, or Hub id. Several are compared."}
+        metadata={
+            "help": "The fine-tuned model: merged or adapter folder, or Hub id. Several are runs of one recipe "
+            "(training seeds): every row's scores are averaged over them."
+        }
     )
     base_model_name_or_path: str = field(metadata={"help": "The base it was trained from: a folder or Hub id."})
     dataset_name: str = field(metadata={"help": "A folder that prepare_dataset.py wrote, or a dataset's Hub id."})
     output_dir: str = field(metadata={"help": "Folder for predictions.jsonl and scores.json."})
+    compared_model_name_or_path: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Fine-tuned models of other recipes, described beside it."},
+    )
     dataset_revision: str | None = field(default=None, metadata={"help": "The dataset's commit or tag on the Hub."})
     dataset_split: str = field(default="test", metadata={"help": "Split to draft for."})
     num_examples: int = field(default=100, metadata={"help": "Rows to draft for: the first of the split, by id."})
     num_validation: int = field(
-        default=50, metadata={"help": "Validation rows on which the best base system is found."}
+        default=50, metadata={"help": "Validation rows on which decodings and the base's best ways are chosen."}
     )
     num_seeds: int = field(
-        default=3, metadata={"help": "Sampled drafts a problem, beside the greedy one; 0 for none."}
+        default=3, metadata={"help": "Drafts a problem, where a system's decoding is a sampled one."}
     )
     predictions: list[str] = field(
-        default_factory=list, metadata={"help": "JSONL files of other systems' drafts: rows of id and prediction."}
+        default_factory=list,
+        metadata={"help": "JSONL files of other systems' drafts: id, prediction, given (text beyond the problem)."},
     )
     max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata={"help": "Longest draft, in tokens."})
     batch_size: int = field(default=32, metadata={"help": "Problems drafted for at once; halved where memory ends."})
@@ -82,50 +93,66 @@ class EvaluationArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace an output folder that is not empty."})
 
     def __post_init__(self):
-        for name in ("num_examples", "num_validation", "max_new_tokens", "batch_size", "num_resamples"):
+        for name in ("num_examples", "num_validation", "num_seeds", "max_new_tokens", "batch_size", "num_resamples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_seeds < 0:
-            raise ValueError(f"--num_seeds must be at least 0, got {self.num_seeds}")
+        models = [*self.model_name_or_path, *self.compared_model_name_or_path]
+        if twice := [name for name in models if models.count(name) > 1]:
+            raise ValueError(f"{twice[0]} is named twice: the same drafts would count as those of two models")
         require_free(self.output_dir, self.overwrite, "scores.json", "scores")
 
 
 def main(args: EvaluationArguments) -> None:
-    """Drafts with every system, and on the main process scores and writes what they drafted."""
+    """Chooses on validation rows, writes the plan, drafts with every system, and scores on the main process."""
     choose_waiting()  # before the rooms, which import torch
     from accelerate import PartialState
 
     from approach.drafting.generation import PartialDrafts
-    from approach.evaluation import copying, statistics, systems
+    from approach.evaluation import choice, controls, copying, drafts, plan, statistics, systems
     from approach.evaluation.rows import load_problems
 
-    tuned = systems.name_tuned(args.model_name_or_path)
+    recipes = systems.name_recipes(args.model_name_or_path, args.compared_model_name_or_path)
     problems = load_problems(
         args.dataset_name, args.dataset_revision, args.dataset_split, args.num_examples, args.num_validation
     )
-    rows_seen = {system: copying.read_rows_seen(name, problems.train) for system, name in tuned.items()}
-    others = systems.load_predictions(args.predictions, problems.rows)
+    rows_seen = {recipe.system: copying.read_rows_seen(recipe.models[0], problems.train) for recipe in recipes}
+    others, given = systems.load_predictions(args.predictions, problems.rows)
     metrics = statistics.load_metrics(args.bertscore_model, args.bertscore_num_layers)
 
     partial = PartialDrafts(Path(args.output_dir))
     drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size)
-    tuned_drafts = systems.draft_tuned(tuned, problems, drafting)
-    base_drafts, best_base = systems.draft_base(args.base_model_name_or_path, problems, metrics, drafting)
-    drafts = [*tuned_drafts, *base_drafts, *systems.draft_without_model(problems), *others]
+    chosen = choice.choose(recipes, args.base_model_name_or_path, problems, metrics, drafting)
+    planned = plan.make_plan(chosen, describe_dataset(args), problems.rows, drafting, args.num_resamples)
+    plan.keep_plan(planned, partial.folder)
+
+    base_drafts, bits = drafts.draft_base(args.base_model_name_or_path, problems, chosen, drafting)
+    tuned_drafts = []
+    for recipe in recipes:
+        entries, bits[recipe.system] = drafts.draft_recipe(recipe, problems, chosen, drafting)
+        tuned_drafts += entries
+    without_model = controls.draft_without_model(problems, metrics["specificity"])
+    shuffled = controls.shuffle_words(tuned_drafts[0])
     if PartialState().is_main_process:
-        score(args, problems, drafts, best_base, rows_seen, metrics)
+        entries = [*tuned_drafts, *base_drafts, *without_model, shuffled, *others]
+        score(args, problems, entries, bits, given, chosen, planned, rows_seen, metrics)
         shutil.rmtree(partial.folder)
 
 
-def score(args: EvaluationArguments, problems, drafts, best_base, rows_seen, metrics) -> None:
-    """Scores the drafts, writes scores and drafts, and prints the table."""
-    from approach.evaluation import copying, results, scores, statistics
+def describe_dataset(args: EvaluationArguments) -> dict[str, str | None]:
+    """Which rows are scored, without the user's folders."""
+    name = public_name(args.dataset_name)
+    return {"name": name, "split": args.dataset_split, "revision": args.dataset_revision}
+
+
+def score(args: EvaluationArguments, problems, drafts, bits, given, chosen, planned, rows_seen, metrics) -> None:
+    """Scores the drafts, makes the planned comparisons, writes all that, and prints the table."""
+    from approach.evaluation import comparisons, copying, results, scores, statistics
 
     print("Scoring")
-    rows = problems.rows
-    counted = statistics.count_rows(metrics, [entry.texts for entry in drafts], [row["approach"] for row in rows])
+    rows, corpus = problems.rows, [row["approach"] for row in problems.train]
+    counted = statistics.count_rows(metrics, [entry.texts for entry in drafts], rows, given, corpus)
     setup = scores.describe_setup(
-        dataset={"name": args.dataset_name, "split": args.dataset_split, "revision": args.dataset_revision},
+        dataset=describe_dataset(args),
         rows=rows,
         metrics=metrics,
         bertscore_model=args.bertscore_model,
@@ -133,21 +160,27 @@ def score(args: EvaluationArguments, problems, drafts, best_base, rows_seen, met
         num_seeds=args.num_seeds,
         num_resamples=args.num_resamples,
     )
-    scored = scores.score_systems(drafts, counted, rows, metrics, best_base, args.num_resamples)
+    scored = scores.score_systems(drafts, counted, bits, rows, metrics, args.num_resamples)
+    shown = {name: chosen.decodings[name] for name in [*rows_seen, chosen.base_for_drafts]}
     record = {
         **setup,
-        **scored,
-        "samples": results.choose_samples(drafts, rows, best_base),
-        "training_spread": scores.spread_of_training(scored["systems"]),
+        "choice": chosen.record,
+        "systems": scored.systems,
+        "comparisons": comparisons.compare_planned(planned, scored.estimates),
+        "against_word_list": comparisons.describe_against_word_list(scored.systems, scored.estimates),
+        "power": comparisons.measure_power(planned, drafts, counted, bits),
+        "bits_rows_beyond_context": scored.rows_beyond_context,
+        "samples": results.choose_samples(drafts, rows, shown),
         "copying": copying.look_for_copies(drafts, rows_seen, rows, metrics["provenance"]),
     }
-    predictions = results.list_predictions(drafts, counted, rows, metrics)
-    results.write_results(predictions, record, Path(args.output_dir))
+    predictions = results.list_predictions(drafts, counted, rows, given, corpus, metrics)
+    results.write_results(predictions, record, planned, Path(args.output_dir))
     if args.report_to == "wandb":
         results.log_to_wandb(record, predictions)
     results.print_table(record)
     print(
-        f"\nWrote {args.output_dir}: scores.json and predictions.jsonl. Next: python write_report.py {args.output_dir}"
+        f"\nWrote {args.output_dir}: scores.json, predictions.jsonl and plan.json. "
+        f"Next: python write_report.py {args.output_dir}"
     )
 
 

@@ -14,6 +14,8 @@ from approach.files import first_line, read_json, write_whole
 DATASET_COLUMNS = ("id", "problem", "approach", "prompt", "completion")
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")  # the Hub's bounds of `size_categories`
 METRICS = {
+    "specificity": "specificity",
+    "new_term_f1": "new-term F1",
     "bleu": "BLEU",
     "chrf": "chrF",
     "rouge1": "ROUGE-1",
@@ -89,6 +91,7 @@ def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> 
             "scored": list_scores(scores),
             "measured": list_measured(scores),
             "metrics": METRICS,
+            "digits": {"specificity": 4, "bleu": 2, "chrf": 2},
         }
         card = render("model_card.md.jinja", values)
     except (AttributeError, KeyError, TypeError, TemplateError) as error:
@@ -193,13 +196,13 @@ def make_model_index(scores: dict) -> list[EvalResult] | None:
             dataset_split=data.get("split"),
             dataset_revision=data.get("revision"),
             metric_type=metric,
-            metric_name=f"{METRICS.get(metric, metric)}, {decoding}",
+            metric_name=f"{METRICS[metric]}, {decoding}",
             metric_value=value["value"],
         )
         for system, decoding, result in list_scores(scores)
         if scores["systems"][system].get("kind") == "fine-tuned"
         for metric, value in result["scores"].items()
-        if value and value.get("value") is not None
+        if metric in METRICS and value and value.get("value") is not None
     ] or None
 
 

@@ -50,15 +50,23 @@ def value(number, low=None, high=None):
 
 def make_scores(folder):
     """What evaluate_model.py writes, of three systems, some of it not measured."""
-    greedy = {"scores": {"bleu": value(3.08, 2.5, 3.75), "chrf": value(None)}, "behaviour": {"share_ended": 0.92}}
+    greedy = {
+        "scores": {
+            "specificity": value(0.0123, 0.01, 0.0151),
+            "found_first": value(0.5),
+            "bleu": value(3.08, 2.5, 3.75),
+            "chrf": value(None),
+        },
+        "behaviour": {"share_ended": 0.92},
+    }
     sampled = {"scores": {"bleu": value(2.5), "rougeL": value(0.1567, 0.15, 0.16)}, "behaviour": {}}
     systems = {
         "fine-tuned": {"kind": "fine-tuned", "model": "model", "decodings": {"greedy": greedy, "sampled": sampled}},
         "base": {"kind": "base", "model": "base", "decodings": {"greedy": {"scores": {"bleu": value(3.01)}}}},
         "copy": {"kind": "no model", "model": None, "decodings": {"none": {"scores": {"bleu": value(0.4)}}}},
     }
-    systems["fine-tuned"]["bits_per_byte"] = value(1.234, 1.2, 1.3)
-    pair = {"system": "fine-tuned", "baseline": "base", "decoding": "greedy", "metric": "bleu"}
+    systems["fine-tuned"] |= {"bits_per_byte": value(1.234, 1.2, 1.3), "problem_gain": value(0.0211, 0.02, 0.03)}
+    pair = {"system": "fine-tuned", "baseline": "base", "decoding": None, "metric": "problem_gain"}
     drafts = {"fine-tuned": "We measure {{ noise }}.\nTwice.", "base": ""}
     scores = {
         "num_examples": 300,

@@ -30,11 +30,13 @@ def test_a_card_tells_the_scores_with_intervals_baselines_and_samples(merged, tm
     write_model_card(folder, "alice/model", str(make_scores(tmp_path / "scores")))
     card = ModelCard.load(folder / "README.md")
     for line in (
-        "| system | decoding | BLEU | ROUGE-L | bits a byte | ended by itself |",
-        "| fine-tuned | greedy | 3.08 [2.50, 3.75] | – | 1.234 [1.200, 1.300] | 92 % |",
-        "| fine-tuned | sampled | 2.50 | 0.157 [0.150, 0.160] | 1.234 [1.200, 1.300] | – |",
-        "| copy | none | 0.40 | – | – | – |",
-        "| fine-tuned − base | greedy | BLEU | 0.070 [-0.100, 0.250] | 0.0400 |",
+        "| system | decoding | specificity | BLEU | ROUGE-L | problem gain | bits a byte | ended by itself |",
+        "| fine-tuned | greedy | 0.0123 [0.0100, 0.0151] | 3.08 [2.50, 3.75] | – | 0.0211 [0.0200, 0.0300] "
+        "| 1.234 [1.200, 1.300] | 92 % |",
+        "| fine-tuned | sampled | – | 2.50 | 0.157 [0.150, 0.160] | 0.0211 [0.0200, 0.0300] "
+        "| 1.234 [1.200, 1.300] | – |",
+        "| copy | none | – | 0.40 | – | – | – | – |",
+        "| fine-tuned − base | – | problem gain | 0.0700 [-0.1000, 0.2500] | 0.0400 |",
         "- bleu: `nrefs:1|case:lc`",
         "> **fine-tuned.** We measure {{ noise }}. Twice.",
         "> **base.** (nothing)",
@@ -42,6 +44,7 @@ def test_a_card_tells_the_scores_with_intervals_baselines_and_samples(merged, tm
         assert line in card.text.splitlines(), line
     results = [(r.metric_type, r.metric_name, r.metric_value, r.dataset_revision) for r in card.data.eval_results]
     assert results == [
+        ("specificity", "specificity, greedy", 0.0123, "c0ffee"),
         ("bleu", "BLEU, greedy", 3.08, "c0ffee"),
         ("bleu", "BLEU, sampled", 2.5, "c0ffee"),
         ("rougeL", "ROUGE-L, sampled", 0.1567, "c0ffee"),

@@ -11,19 +11,18 @@ from make_inputs import write_abstracts
 from run_demo import report
 
 
-def write_scores(folder, held: bool) -> None:
-    def decoding(value):
-        scores = {name: {"value": value} for name in ("bleu", "rougeL", "bertscore_f1")}
-        return {"greedy": {"scores": scores, "own_minus_permuted": scores, "behaviour": {"share_ended": 1.0}}}
-
-    pair = {"baseline": "base", "decoding": "greedy", "difference": 0.2, "p_holm": 0.001}
-    names = ["bleu", "rougeL", "bertscore_f1", "gap_bleu", "gap_rougeL", "gap_bertscore_f1"]
-    rows = [{**pair, "metric": name} for name in names] if held else [{**pair, "metric": name} for name in names[1:]]
+def write_scores(folder, held: bool = True, ended: bool = True) -> None:
+    interval = {"value": 0.4, "low": 0.3, "high": 0.5}
+    found = {"scores": {"specificity": interval}, "behaviour": {"share_ended": 0.99}, "passes_gates": ended}
+    row = {"decoding": "sampled", "difference": 0.25, "p_holm": 0.001, "holds": True}
     scores = {
         "num_examples": 2,
-        "best_base": {"drafts": "base"},
-        "systems": {"fine-tuned": {"decodings": decoding(0.4)}, "base": {"decodings": decoding(0.2)}},
-        "comparisons": rows,
+        "systems": {"fine-tuned": {"decodings": {"sampled": found}, "problem_gain": interval}},
+        "comparisons": [
+            {**row, "metric": "specificity", "holds": held},
+            {**row, "metric": "specificity", "holds": False},
+            {**row, "metric": "problem_gain"},
+        ],
         "samples": [{"problem": "A problem.", "drafts": {"fine-tuned": "A draft."}}],
     }
     (folder / "scores").mkdir()
@@ -31,18 +30,21 @@ def write_scores(folder, held: bool) -> None:
 
 
 def test_the_report_tells_what_came_out(tmp_path, capsys):
-    write_scores(tmp_path, held=True)
+    write_scores(tmp_path)
     report(tmp_path, 61.4)
     said = capsys.readouterr().out
-    assert "On 2 problems" in said and "A draft." in said and "61 s" in said
-    assert [line.split()[-3:] for line in said.splitlines() if line.startswith("BLEU  ")] == [
-        ["0.2000", "0.4000", "0.0010"]
+    assert "On 2 new problems" in said and "A draft." in said and "61 s" in said
+    assert [line.split()[-3:] for line in said.splitlines() if line.startswith("specificity")] == [
+        ["0.1500", "0.4000", "0.0010"]
     ]
 
 
-def test_a_demo_that_shows_nothing_ends_with_an_error(tmp_path):
-    write_scores(tmp_path, held=False)
-    with pytest.raises(SystemExit, match="not better in BLEU"):
+@pytest.mark.parametrize(
+    ("outcome", "said"), [({"held": False}, "not better in specificity"), ({"ended": False}, "ending its drafts")]
+)
+def test_a_demo_that_shows_nothing_ends_with_an_error(tmp_path, outcome, said):
+    write_scores(tmp_path, **outcome)
+    with pytest.raises(SystemExit, match=said):
         report(tmp_path, 1.0)
 
 

@@ -4,7 +4,7 @@ import json
 
 from conftest import run_script
 
-from approach.evaluation.statistics import SCORES
+from approach.evaluation.tables import OVERLAP, SCORES
 
 
 def test_real_abstracts_to_scores(real_data, tmp_path):
@@ -41,5 +41,7 @@ def test_real_abstracts_to_scores(real_data, tmp_path):
     result = json.loads((scores / "scores.json").read_text(encoding="utf-8"))
     assert result["num_examples"] == 4
     for system in ("fine-tuned", "base", "base, tags as text"):
-        assert set(SCORES) <= result["systems"][system]["decodings"]["greedy"]["scores"].keys()
+        chosen = result["choice"]["systems"][system]["chosen"]
+        found = result["systems"][system]["decodings"][chosen]["scores"]
+        assert {key for key, _, _ in (*SCORES, *OVERLAP)} <= found.keys()
     assert "drafts for 4 problems" in (scores / "report.html").read_text(encoding="utf-8")

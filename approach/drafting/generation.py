@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -11,13 +12,23 @@ from typing import TypedDict
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
-from transformers import set_seed
+from transformers import GenerationConfig, set_seed
 
 from approach.models import context_length, fastest_dtype, find_stops, load_model, weights_digest
 from approach.prompt import END_TAG, MAX_NEW_TOKENS
 
-GREEDY = {"do_sample": False}
-SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}  # the report's
+DECODINGS = {
+    "greedy": {"do_sample": False},
+    "greedy, penalty 1.1": {"do_sample": False, "repetition_penalty": 1.1},
+    "sampled": {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0},  # the report's
+    "sampled, penalty 1.1": {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 0,
+        "repetition_penalty": 1.1,
+    },
+}
 TOKENS_PER_ROUND = 128  # after each round the finished drafts leave the batch
 
 
@@ -49,13 +60,13 @@ class PartialDrafts:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file = self.folder / f"drafts-{PartialState().process_index}.jsonl"
 
-    def append(self, key: str, rows: list[int], drafts: list[Draft]) -> None:
-        """Adds the drafts of these rows."""
+    def append(self, key: str, rows: list[int], drafts: Sequence[Mapping]) -> None:
+        """Adds the drafts of these rows, or what else was computed for them."""
         lines = [json.dumps({"key": key, "row": row, **draft}) for row, draft in zip(rows, drafts, strict=True)]
         with self.file.open("a", encoding="utf-8") as file:
             file.write("\n" + "\n".join(lines))  # a line that a kill cut off ends here
 
-    def read(self, key: str) -> dict[int, Draft]:
+    def read(self, key: str) -> dict[int, dict]:
         """The drafts that any process has made with these settings, by row."""
         drafts = {}
         for path in self.folder.glob("drafts-*.jsonl"):
@@ -84,6 +95,8 @@ class Drafter:
         device = PartialState().device
         self.model, self.tokenizer = load_model(name, argument, fastest_dtype(device), device)
         self.stops = find_stops(self.model, self.tokenizer)
+        # What a model's folder sets for its users, a repetition penalty say, is no part of the decodings above.
+        self.model.generation_config = GenerationConfig()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
@@ -108,15 +121,17 @@ class Drafter:
         ]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
-    def draft(self, prompts: list[str], partial: PartialDrafts, seed: int | None = None) -> list[Draft]:
+    def draft(
+        self, prompts: list[str], partial: PartialDrafts, decoding_name: str = "greedy", seed: int | None = None
+    ) -> list[Draft]:
         """
-        Drafts for all prompts in their order: greedy, or sampled with a seed.
+        Drafts for all prompts in their order, by one of `DECODINGS`; a sampled one is drawn with a seed.
 
         Prompts of similar length go together, so that little is padding. Every batch has a seed of its own, so that
         it is the same batch whichever process drafts it, in this run or in one that goes on after a kill.
         """
         state = PartialState()
-        decoding = GREEDY if seed is None else SAMPLING
+        decoding = DECODINGS[decoding_name]
         key = self.hash_settings(prompts, decoding, seed)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
@@ -185,9 +200,14 @@ class Drafter:
         return {"prediction": text.strip(), "ended": has_ended or bool(tag), "num_tokens": len(ids)}
 
     def continue_texts(self, texts: list[list[int]], num_tokens: int, decoding: dict) -> list[list[int]]:
-        """At most `num_tokens` more tokens for each text, texts padded on the left."""
+        """
+        At most `num_tokens` more tokens for each text, texts padded on the left.
+
+        A text is padded with its own first token: a repetition penalty counts what is masked, too, and a padding token
+        that also ends drafts would end the padded ones more rarely.
+        """
         width, pad = max(len(ids) for ids in texts), self.tokenizer.pad_token_id
-        rows = torch.tensor([[pad] * (width - len(ids)) + ids for ids in texts])
+        rows = torch.tensor([(ids[:1] or [pad]) * (width - len(ids)) + ids for ids in texts])
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in texts])
         with torch.inference_mode():
             output = self.model.generate(

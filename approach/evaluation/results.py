@@ -1,43 +1,55 @@
-"""What an evaluation leaves behind: scores.json, predictions.jsonl, a table on the terminal and a W&B run."""
+"""What an evaluation leaves behind: scores, drafts and plan as files, a table on the terminal, and a W&B run."""
 
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import evaluate
+import numpy as np
 
+from approach.evaluation.plan import PLAN
 from approach.evaluation.statistics import RowStatistics
 from approach.evaluation.systems import SystemDrafts
 from approach.files import folder_written_whole, write_json
 
 NUM_SAMPLES = 3
-TABLE = (("bleu", "BLEU", 2, 18), ("rougeL", "ROUGE-L", 3, 22), ("bertscore_f1", "BERTScore F1", 3, 22))
+TABLE = (("specificity", "specificity", 4, 27), ("new_term_f1", "new-term F1", 3, 22), ("rougeL", "ROUGE-L", 3, 22))
 
 
 def list_predictions(
     drafts: Sequence[SystemDrafts],
     statistics: Sequence[RowStatistics],
     rows: list[dict],
+    given: list[str],
+    corpus: list[str],
     metrics: dict[str, evaluate.Metric],
 ) -> list[dict]:
-    """The rows of predictions.jsonl, a draft each, with the row's own ROUGE-L and BERTScore."""
-    predictions = []
+    """
+    The rows of predictions.jsonl, a draft each, with the row's own specificity, ROUGE-L and BERTScore.
+
+    `hits` are the rarer new terms that a draft shares with the reference; `corpus` are the training approaches.
+    """
+    terms, predictions = metrics["specificity"].weigh(corpus), []
     for entry, counted in zip(drafts, statistics, strict=True):
-        for seed, run in enumerate(entry.runs):
+        specificity = counted.specificity_by_row
+        for number, run in enumerate(entry.runs):
             for i, (row, draft) in enumerate(zip(rows, run, strict=True)):
-                rouge = metrics["rouge"].from_totals(counted.own["rouge"][seed, i])
-                bertscore = metrics["bertscore"].from_totals(counted.own["bertscore"][seed, i])
+                problem = f"{row['problem']} {given[i]}"
+                rouge = metrics["rouge"].from_totals(counted.own["rouge"][number, i])
+                bertscore = metrics["bertscore"].from_totals(counted.own["bertscore"][number, i])
                 predictions.append(
                     {
                         "system": entry.system,
                         "decoding": entry.decoding,
-                        "seed": seed if entry.decoding == "sampled" else None,
+                        **entry.describe_run(number),
                         "id": row["id"],
                         "problem": row["problem"],
                         "reference": row["approach"],
                         **draft,
+                        "specificity": None if np.isnan(specificity[number, i]) else float(specificity[number, i]),
+                        "hits": metrics["specificity"].hits(draft["prediction"], row["approach"], problem, terms),
                         "rougeL": rouge["rougeL"],
                         "bertscore_f1": bertscore["bertscore_f1"],
                     }
@@ -45,31 +57,28 @@ def list_predictions(
     return predictions
 
 
-def choose_samples(drafts: Sequence[SystemDrafts], rows: list[dict], best_base: dict[str, str]) -> list[dict]:
-    """Three rows at random, with the greedy drafts of the fine-tuned models and of the best base system."""
-    shown = [
-        entry
-        for entry in drafts
-        if entry.decoding == "greedy" and (entry.kind == "fine-tuned" or entry.system == best_base["drafts"])
-    ]
+def choose_samples(drafts: Sequence[SystemDrafts], rows: list[dict], shown: Mapping[str, str]) -> list[dict]:
+    """Three rows at random, with the first drafts of the systems and decodings that are `shown`."""
+    entries = [entry for entry in drafts if shown.get(entry.system) == entry.decoding]
     chosen = sorted(random.Random(0).sample(range(len(rows)), min(NUM_SAMPLES, len(rows))))
     return [
         {
             "id": rows[i]["id"],
             "problem": rows[i]["problem"],
             "reference": rows[i]["approach"],
-            "drafts": {entry.system: entry.runs[0][i]["prediction"] for entry in shown},
+            "drafts": {entry.system: entry.runs[0][i]["prediction"] for entry in entries},
         }
         for i in chosen
     ]
 
 
-def write_results(predictions: list[dict], scores: dict, output_dir: Path) -> None:
-    """Writes predictions.jsonl and scores.json to a folder that appears whole or not at all."""
+def write_results(predictions: list[dict], scores: dict, plan: dict, output_dir: Path) -> None:
+    """Writes predictions.jsonl, scores.json and plan.json to a folder that appears whole or not at all."""
     with folder_written_whole(output_dir) as partial:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
         (partial / "predictions.jsonl").write_text(lines, encoding="utf-8")
         write_json(partial / "scores.json", scores)
+        write_json(partial / PLAN, plan)
 
 
 def log_to_wandb(scores: dict, predictions: list[dict]) -> None:
@@ -83,28 +92,35 @@ def log_to_wandb(scores: dict, predictions: list[dict]) -> None:
             for decoding, found in about["decodings"].items():
                 for score, value in found["scores"].items():
                     run.summary[f"{system}/{decoding}/{score}"] = value["value"]
+            for score in ("bits_per_byte", "problem_gain"):
+                if about[score]:
+                    run.summary[f"{system}/{score}"] = about[score]["value"]
         run.log({"predictions": wandb.Table(list(predictions[0]), [list(row.values()) for row in predictions])})
 
 
 def print_table(scores: dict) -> None:
-    """The table of scores with intervals, and the comparisons that hold."""
+    """The table of scores with intervals, and how the planned comparisons came out."""
     header = "".join(f"{name:>{width}}" for _, name, _, width in TABLE)
-    print(f"\n{'':36}{header}{'bits per byte':>15}{'ended':>8}")
+    print(f"\n{'':40}{header}{'problem gain':>26}{'ended':>8}{'gates':>7}")
     for system, about in scores["systems"].items():
+        gain = about["problem_gain"]
         for decoding, found in about["decodings"].items():
             cells = "".join(
                 f"{format_score(found['scores'][score], digits):>{width}}" for score, _, digits, width in TABLE
             )
-            bits, ended = about["bits_per_byte"], found["behaviour"].get("share_ended")
-            cells += f"{bits['value']:15.4f}" if bits and decoding == "greedy" else f"{'':15}"
-            print(f"{system + ', ' + decoding:36}{cells}" + ("" if ended is None else f"{ended:8.0%}"))
-    held = [row for row in scores["comparisons"] if row["p_holm"] < 0.05]
-    print(
-        f"\n{len(held)} of {len(scores['comparisons'])} declared differences hold (p < 0.05 after Holm's correction):"
-    )
-    for row in held:
-        pair = f"{row['system']} to {row['baseline']}, {row['decoding']}"
-        print(f"  {pair}: {row['metric']} {row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})")
+            cells += f"{format_score(gain, 4) if gain else '':>26}"
+            ended, gates = found["behaviour"].get("share_ended"), found["passes_gates"]
+            cells += "" if ended is None else f"{ended:8.0%}{'passes' if gates else 'fails':>7}"
+            print(f"{system if decoding == 'none' else f'{system}, {decoding}':40}{cells}")
+    print("\nThe three planned comparisons (two-sided, Holm's correction, 95 % intervals):")
+    for row in scores["comparisons"]:
+        pair = f"{row['system']} to {row['baseline']}: {row['metric'].replace('_', ' ')}"
+        if row["difference"] is None:
+            print(f"  {pair} not measured")
+            continue
+        verdict = f"holds at {row['alpha']}" if row["holds"] else "does not hold"
+        interval = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+        print(f"  {pair} {interval}, p {row['p_holm']:.4f}, {verdict}")
 
 
 def format_score(score: dict, digits: int) -> str:

@@ -1,40 +1,59 @@
-"""The systems that an evaluation compares: the fine-tuned models, their base, three without a model, and others'."""
+"""The systems that an evaluation compares: fine-tuned recipes, their base in several ways, and others' drafts."""
 
 import json
-import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from approach.drafting.generation import Draft, Drafter, PartialDrafts
-from approach.evaluation.rows import Problems
-from approach.evaluation.statistics import count_bits
+from approach.drafting.generation import DECODINGS, Draft, Drafter, PartialDrafts
 from approach.files import first_line, public_name
-from approach.neighbours import Neighbours
 
-NEAREST = "nearest training approach"
+TUNED = "fine-tuned"
 INSTRUCTION = "Write the approach section of a research abstract, one paragraph, for this research problem:\n"
 
 
 @dataclass(frozen=True)
 class SystemDrafts:
-    """What one system drafted with one decoding: a list of drafts, one for each row, for each seed."""
+    """What one system drafted with one decoding: lists of drafts, one for each row; all seeds of each run in turn."""
 
     system: str
-    kind: str  # "fine-tuned", "base", "no model" or "predictions"
-    model: str | None
-    decoding: str  # "greedy", "sampled" or "none"
+    kind: str  # "fine-tuned", "compared", "base", "no model" or "predictions"
+    models: list[str]  # the runs of a recipe by their public names, one of a base, none of a system without a model
+    decoding: str  # one of DECODINGS, or "none"
     runs: list[list[Draft]]
-    bits: np.ndarray | None = None  # that the references cost after the prompts, and their bytes, `(rows, 2)`
 
     @property
     def texts(self) -> list[list[str]]:
-        """The drafts' texts, a list for each seed."""
+        """The drafts' texts, a list for each run and seed."""
         return [[draft["prediction"] for draft in run] for run in self.runs]
+
+    @property
+    def num_models(self) -> int:
+        """How many runs of a recipe were averaged."""
+        return max(1, len(self.models))
+
+    def describe_run(self, number: int) -> dict:
+        """The model and the seed of a list of drafts; None where there is none."""
+        num_seeds = len(self.runs) // self.num_models
+        is_sampled = DECODINGS.get(self.decoding, {}).get("do_sample", False)
+        return {
+            "model": self.models[number // num_seeds] if self.models else None,
+            "seed": number % num_seeds if is_sampled else None,
+        }
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Fine-tuned models that count as one system: runs of one recipe that differ in their training seed."""
+
+    system: str
+    kind: str  # "fine-tuned" or "compared"
+    models: list[str]  # folders or Hub ids
+    names: list[str]  # their public names, no two the same
+    argument: str
 
 
 @dataclass(frozen=True)
@@ -50,91 +69,33 @@ class Drafting:
         """A model that drafts in this way; ends with one line that names `argument` where there is none."""
         return Drafter(name, self.max_new_tokens, self.batch_size, argument)
 
+    def load_runs(self, recipe: Recipe) -> Iterator[Drafter]:
+        """The models of a recipe, one at a time."""
+        for model in recipe.models:
+            yield self.load(model, recipe.argument)
 
-def name_tuned(models: Sequence[str]) -> dict[str, str]:
-    """The fine-tuned models by their system's name."""
-    if len(models) == 1:
-        return {"fine-tuned": models[0]}
-    return {f"fine-tuned: {public_name(model)}": model for model in models}
-
-
-def draft_tuned(models: dict[str, str], problems: Problems, drafting: Drafting) -> list[SystemDrafts]:
-    """Greedy and sampled drafts of each fine-tuned model."""
-    prompts, drafts = [row["prompt"] for row in problems.rows], []
-    for system, name in models.items():
-        drafter = drafting.load(name, "--model_name_or_path")
-        drafts += draft_with(drafter, system, "fine-tuned", prompts, problems.rows, drafting, sampled=True)
-    return drafts
+    def draft(self, drafter: Drafter, prompts: list[str], decoding: str, num_seeds: int = 1) -> list[list[Draft]]:
+        """A list of drafts for each seed: one where the decoding draws nothing."""
+        if not DECODINGS[decoding]["do_sample"]:
+            return [drafter.draft(prompts, self.partial, decoding)]
+        return [drafter.draft(prompts, self.partial, decoding, seed) for seed in range(num_seeds)]
 
 
-def draft_base(name: str, problems: Problems, metrics: dict, drafting: Drafting) -> tuple[list[SystemDrafts], dict]:
-    """
-    Drafts of the base in every way to ask it, and the best way by drafts and by bits per byte.
-
-    The best way by drafts drafts with sampling, too.
-    """
-    base = drafting.load(name, "--base_model_name_or_path")
-    if base.tokenizer.chat_template is None:
-        print("base, instructed and base, two examples: left out, the base has no chat template")
-    best = find_best_base(base, problems.validation, problems.examples, metrics, drafting.partial)
-    drafts = []
-    for system, prompts in base_prompts(base.tokenizer, problems.rows, problems.examples).items():
-        sampled = system == best["drafts"]
-        drafts += draft_with(base, system, "base", prompts, problems.rows, drafting, sampled)
-    return drafts, best
+def unique_names(models: Sequence[str]) -> list[str]:
+    """The models' public names; a second one of the same name gets " (2)"."""
+    names: list[str] = []
+    for name in map(public_name, models):
+        number = sum(known == name or known.startswith(f"{name} (") for known in names)
+        names.append(f"{name} ({number + 1})" if number else name)
+    return names
 
 
-def draft_without_model(problems: Problems) -> list[SystemDrafts]:
-    """The problem itself, a random training approach, and the approach of the nearest training problem."""
-    asked = [row["problem"] for row in problems.rows]
-    near = Neighbours([row["problem"] for row in problems.train]).nearest(asked, k=1)
-    texts_by_system = {
-        "problem copied": asked,
-        "random training approach": [row["approach"] for row in problems.random_train],
-        NEAREST: [problems.train[hits[0][0]]["approach"] if hits else "" for hits in near],
-    }
-    return [
-        SystemDrafts(system, "no model", None, "none", [[without_model(text) for text in texts]])
-        for system, texts in texts_by_system.items()
-    ]
-
-
-def load_predictions(paths: Sequence[str], rows: list[dict]) -> list[SystemDrafts]:
-    """Other systems' drafts for `rows`, one system a file; ends with one line that names file and row."""
-    return [
-        SystemDrafts(Path(path).stem, "predictions", None, "none", [read_predictions(path, rows)]) for path in paths
-    ]
-
-
-def read_predictions(path: str, rows: list[dict]) -> list[Draft]:
-    """The drafts for `rows` in a file of JSON lines; ends with one line that names the row where one is missing."""
-    try:
-        with Path(path).open(encoding="utf-8") as lines:
-            texts = {row["id"]: row["prediction"] for row in map(json.loads, lines)}
-        return [without_model(texts[row["id"]].strip()) for row in rows]
-    except KeyError as error:
-        sys.exit(f"--predictions {path}: no prediction for row {error}; a row is {{'id': …, 'prediction': …}}")
-    except (OSError, ValueError) as error:
-        sys.exit(f"--predictions {path}: {first_line(error)}")
-
-
-def without_model(text: str) -> Draft:
-    """A text that no model of ours wrote as a draft."""
-    return {"prediction": text, "ended": None, "num_tokens": None}
-
-
-def draft_with(
-    drafter: Drafter, system: str, kind: str, prompts: list[str], rows: list[dict], drafting: Drafting, sampled: bool
-) -> list[SystemDrafts]:
-    """One model's greedy drafts, and its sampled ones if asked."""
-    print(f"{system}: {len(prompts)} drafts by {drafter.name}")
-    model = public_name(drafter.name)
-    bits = count_bits(drafter.model, drafter.tokenizer, prompts, [row["approach"] for row in rows])
-    drafts = [SystemDrafts(system, kind, model, "greedy", [drafter.draft(prompts, drafting.partial)], bits)]
-    if sampled and drafting.num_seeds:
-        runs = [drafter.draft(prompts, drafting.partial, seed) for seed in range(drafting.num_seeds)]
-        drafts.append(SystemDrafts(system, kind, model, "sampled", runs))
-    return drafts
+def name_recipes(models: Sequence[str], compared: Sequence[str]) -> list[Recipe]:
+    """The recipe that is judged, all of its runs together, and each other model as a recipe of one run."""
+    recipes = [Recipe(TUNED, TUNED, list(models), unique_names(models), "--model_name_or_path")]
+    for model, name in zip(compared, unique_names(compared), strict=True):
+        recipes.append(Recipe(f"compared: {name}", "compared", [model], [name], "--compared_model_name_or_path"))
+    return recipes
 
 
 def base_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict], examples: list[dict]) -> dict[str, list[str]]:
@@ -161,18 +122,33 @@ def base_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict], examples:
     return systems
 
 
-def find_best_base(
-    drafter: Drafter, rows: list[dict], examples: list[dict], metrics: dict, partial: PartialDrafts
-) -> dict[str, str]:
-    """The base's best way to be asked, on validation rows: for drafts by ROUGE-L, and by bits per byte."""
-    references, rouge, rates = [row["approach"] for row in rows], {}, {}
-    for system, prompts in base_prompts(drafter.tokenizer, rows, examples).items():
-        drafts = [draft["prediction"] for draft in drafter.draft(prompts, partial)]
-        rouge[system] = metrics["rouge"].compute(predictions=drafts, references=references)["rougeL"] or 0.0
-        bits, size = np.nansum(count_bits(drafter.model, drafter.tokenizer, prompts, references), axis=0)
-        rates[system] = bits / size if size else math.inf
-        print(
-            f"  {system}, on {len(rows)} validation rows: ROUGE-L {rouge[system]:.3f}, "
-            f"{rates[system]:.3f} bits per byte"
-        )
-    return {"drafts": max(rouge, key=rouge.get), "bits_per_byte": min(rates, key=rates.get)}
+def load_predictions(paths: Sequence[str], rows: list[dict]) -> tuple[list[SystemDrafts], list[str]]:
+    """
+    Other systems' drafts for `rows`, one system a file, and all that any of them was shown beyond each problem.
+
+    Ends with one line that names file and row where something is missing.
+    """
+    systems, given = [], [""] * len(rows)
+    for path, name in zip(paths, unique_names([Path(path).stem for path in paths]), strict=True):
+        entries = read_predictions(path, rows)
+        drafts = [without_model(entry["prediction"].strip()) for entry in entries]
+        systems.append(SystemDrafts(name, "predictions", [], "none", [drafts]))
+        given = [f"{text} {entry.get('given') or ''}".strip() for text, entry in zip(given, entries, strict=True)]
+    return systems, given
+
+
+def read_predictions(path: str, rows: list[dict]) -> list[dict]:
+    """The entries for `rows` in a file of JSON lines; ends with one line that names the row where one is missing."""
+    try:
+        with Path(path).open(encoding="utf-8") as lines:
+            entries = {entry["id"]: {**entry, "prediction": entry["prediction"]} for entry in map(json.loads, lines)}
+        return [entries[row["id"]] for row in rows]
+    except KeyError as error:
+        sys.exit(f"--predictions {path}: no prediction for row {error}; a row is {{'id': …, 'prediction': …}}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"--predictions {path}: {first_line(error)}")
+
+
+def without_model(text: str) -> Draft:
+    """A text that no model of ours wrote as a draft."""
+    return {"prediction": text, "ended": None, "num_tokens": None}

@@ -3,8 +3,19 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-# Columns of the table of scores: where a value stands in scores.json, its name, its digits.
+# Columns of the tables of scores: where a value stands in scores.json, its name, its digits.
 SCORES = [
+    ("specificity", "specificity", 4),
+    ("specificity_at_30_terms", "of the first 30 new terms", 4),
+    ("new_term_f1", "new-term F1", 3),
+    ("found_first", "finds its own reference", 2),
+]
+GAINS = [
+    ("problem_gain", "problem gain, bits a byte", 4),
+    ("gain_over_empty", "gain over an empty problem", 4),
+    ("bits_per_byte", "bits a byte", 3),
+]
+OVERLAP = [
     ("bleu", "BLEU", 2),
     ("chrf", "chrF", 1),
     ("rouge1", "ROUGE-1", 3),
@@ -12,12 +23,7 @@ SCORES = [
     ("rougeL", "ROUGE-L", 3),
     ("bertscore_f1", "BERTScore F1", 3),
 ]
-NAMES = {
-    **{key: name for key, name, _ in SCORES},
-    "bits_per_byte": "bits per byte",
-    **{f"gap_{key}": f"{name}, own − permuted" for key, name, _ in SCORES},
-}
-TWO_DIGITS = ("bleu", "chrf", "gap_bleu", "gap_chrf")  # scores from 0 to 100
+NAMES = {key: name for key, name, _ in (*SCORES, *GAINS, *OVERLAP)}
 BEHAVIOUR = [
     ("share_ended", "ended by itself", "{:.0%}"),
     ("share_at_budget", "cut at the budget", "{:.0%}"),
@@ -29,6 +35,7 @@ BEHAVIOUR = [
     ("distinct_2", "distinct pairs", "{:.3f}"),
     ("repeated_4grams", "repeated 4-grams", "{:.1%}"),
     ("problem_overlap", "words of the problem", "{:.1%}"),
+    ("new_terms", "new terms", "{:.0f}"),
 ]
 
 
@@ -39,6 +46,9 @@ class Cell:
     text: str
     beneath: Sequence[str] = ()
     style: str = ""  # "better" and "worse" have a colour, "whole" stays on one line
+
+
+GATES = {True: Cell("passes", style="better"), False: Cell("fails", style="worse"), None: Cell("")}
 
 
 @dataclass(frozen=True)
@@ -58,25 +68,25 @@ class Table:
 
 
 def list_scores(systems: dict) -> Table:
-    """The table of scores."""
-    table = Table(
-        [
-            "system, decoding",
-            *(name for _, name, _ in SCORES),
-            "ROUGE-L, own − permuted",
-            "finds its own reference",
-            "bits per byte",
-        ]
-    )
-    for label, decoding, about, found in each_decoding(systems):
-        bits = about["bits_per_byte"] if decoding == "greedy" else None
+    """The table of the scores that the page is about, and of the gates."""
+    columns = [name for _, name, _ in (*SCORES, *GAINS)]
+    table = Table(["system, decoding", *columns, "endings and repetition"])
+    for label, _, about, found in each_decoding(systems):
         cells = [
             Cell(label),
             *(format_score(found["scores"][key], digits) for key, _, digits in SCORES),
-            format_score(found["own_minus_permuted"]["rougeL"], 4),
-            format_score(found["found_first"], 2),
-            format_score(bits, 3),
+            *(format_score(about[key], digits) for key, _, digits in GAINS),
+            GATES[found["passes_gates"]],
         ]
+        table.rows.append(Row(cells, about["kind"] == "fine-tuned"))
+    return table
+
+
+def list_overlap(systems: dict) -> Table:
+    """The table of scores that compare a draft with its reference alone."""
+    table = Table(["system, decoding", *(name for _, name, _ in OVERLAP)])
+    for label, _, about, found in each_decoding(systems):
+        cells = [Cell(label), *(format_score(found["scores"][key], digits) for key, _, digits in OVERLAP)]
         table.rows.append(Row(cells, about["kind"] == "fine-tuned"))
     return table
 
@@ -110,36 +120,54 @@ def format_score(score: dict | None, digits: int) -> Cell:
     return Cell(f"{score['value']:.{digits}f}", beneath)
 
 
-def list_comparisons(comparisons: list[dict]) -> tuple[Table, Table]:
-    """The differences that hold, and those that do not."""
-    header = ["systems", "decoding", "score", "difference", "95 % interval", "p", "p (Holm)", ""]
-    held, not_held = Table(header), Table(header)
+def list_comparisons(comparisons: list[dict]) -> Table:
+    """The planned comparisons and how they came out."""
+    table = Table(["systems", "score", "difference", "95 % interval", "p (Holm)", "each run", ""])
     for row in comparisons:
-        digits = 2 if row["metric"] in TWO_DIGITS else 4
-        lower_is_better = row["metric"] == "bits_per_byte"
-        verdict = "better" if (row["difference"] > 0) != lower_is_better else "worse"
-        holds = row["p_holm"] < 0.05
+        pair = [Cell(f"{row['system']} to {row['baseline']}"), Cell(NAMES[row["metric"]])]
+        if row["difference"] is None:
+            table.rows.append(Row([*pair, Cell("not measured"), *[Cell("")] * 4]))
+            continue
+        verdict = "better" if row["difference"] > 0 else "worse"
         cells = [
-            Cell(f"{row['system']} to {row['baseline']}"),
-            Cell(row["decoding"]),
-            Cell(NAMES[row["metric"]]),
-            Cell(f"{row['difference']:+.{digits}f}"),
-            Cell(f"{row['low']:+.{digits}f} to {row['high']:+.{digits}f}", style="whole"),
-            Cell(f"{row['p']:.4f}"),
+            Cell(f"{row['difference']:+.4f}"),
+            Cell(f"{row['low']:+.4f} to {row['high']:+.4f}", style="whole"),
             Cell(f"{row['p_holm']:.4f}"),
-            Cell(verdict, style=verdict) if holds else Cell("not told apart"),
+            Cell(", ".join(f"{run:+.4f}" for run in row["runs"])),
+            Cell(verdict, style=verdict) if row["holds"] else Cell("not told apart"),
         ]
-        (held if holds else not_held).rows.append(Row(cells))
-    return held, not_held
+        table.rows.append(Row([*pair, *cells]))
+    return table
 
 
-def list_spreads(training_spread: dict) -> list[str]:
-    """The spread of each score over several trainings, a line each."""
-    return [
-        f"{decoding}, {NAMES[score]}: {value['mean']:.4f} ± {value['spread']:.4f} over {value['models']} models"
-        for decoding, found in training_spread.items()
-        for score, value in found.items()
-    ]
+def list_power(power: dict) -> Table:
+    """The smallest difference that each comparison would find with so many rows."""
+    numbers = list(power["comparisons"][0]["smallest_difference_by_rows"])
+    table = Table(["systems", "score", *(f"{number} rows" for number in numbers)])
+    for row in power["comparisons"]:
+        smallest = row["smallest_difference_by_rows"].values()
+        cells = [Cell("not measured") if value is None else Cell(f"{value:.4f}") for value in smallest]
+        table.rows.append(Row([Cell(f"{row['system']} to {row['baseline']}"), Cell(NAMES[row["metric"]]), *cells]))
+    return table
+
+
+def list_choice(choice: dict) -> Table:
+    """What was measured on validation rows of every system and decoding, and what was chosen."""
+    table = Table(
+        ["system, decoding", "specificity", "ended by itself", "repeated 4-grams", "gates", "problem gain", ""]
+    )
+    for system, about in choice["systems"].items():
+        for decoding, found in about["decodings"].items():
+            is_chosen = decoding == about["chosen"]
+            values = [(found["specificity"], "{:.4f}"), (found["share_ended"], "{:.0%}")]
+            values += [(found["repeated_4grams"], "{:.1%}")]
+            cells = [Cell("" if value is None else text.format(value)) for value, text in values]
+            gain = about.get("problem_gain") if is_chosen else None
+            cells += [GATES[found["passes_gates"]], Cell("" if gain is None else f"{gain:.4f}")]
+            table.rows.append(
+                Row([Cell(f"{system}, {decoding}"), *cells, Cell("chosen" if is_chosen else "")], is_chosen)
+            )
+    return table
 
 
 def list_copying(copying: dict) -> list[dict]:

@@ -1,5 +1,6 @@
 """Drafts: cut off where they should be, the same in batches and one by one, and taken up again after a kill."""
 
+import json
 import os
 
 import pytest
@@ -109,6 +110,23 @@ def differing_rows(drafter, prompts, alone: list[dict], together: list[dict]) ->
     return differing
 
 
+@pytest.mark.parametrize("decoding", ["greedy", "greedy, penalty 1.1"])
+def test_a_decoding_is_itself_whatever_the_model_ships_and_whoever_is_in_the_batch(base, tmp_path, decoding):
+    """The base's padding is its end: a penalty that counted padding would change the drafts of shorter prompts."""
+    prompts, folder = ["We study noise.", "We study how small models read long texts and draft plans."], tmp_path / "m"
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    config = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    config |= {"repetition_penalty": 1.8, "do_sample": True, "no_repeat_ngram_size": 2}
+    (folder / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    plain, shipped = (Drafter(str(name), max_new_tokens=24) for name in (base, folder))
+    together = plain.draft(prompts, PartialDrafts(tmp_path / "a"), decoding)
+    assert together == shipped.draft(prompts, PartialDrafts(tmp_path / "b"), decoding)
+    options = generation.DECODINGS[decoding]
+    assert together == [plain.draft_batch([prompt], options)[0] for prompt in prompts]
+    assert plain.tokenizer.pad_token_id in plain.stops, "or the test proves nothing"
+
+
 @pytest.mark.slow
 def test_batched_and_one_by_one_differ_only_at_near_ties(real_data, tmp_path):
     """300 real problems: at least 99 % of drafts are the same; the number that is not is printed."""
@@ -139,13 +157,15 @@ def test_drafts_of_other_settings_are_not_taken(merged, tmp_path):
 @pytest.mark.parametrize("changed", ["weights", "prompts", "decoding", "seed", "length", "batch", "dtype", "library"])
 def test_everything_that_decides_a_draft_is_in_the_hash_of_its_settings(merged, monkeypatch, changed):
     drafter = Drafter(str(merged), max_new_tokens=8, batch_size=4)
-    settings = {"prompts": ["We study noise."], "decoding": generation.SAMPLING, "seed": 1}
+    settings = {"prompts": ["We study noise."], "decoding": generation.DECODINGS["sampled"], "seed": 1}
     before = drafter.hash_settings(**settings)
     assert drafter.hash_settings(**settings) == before
     other = Drafter(str(merged), 9 if changed == "length" else 8, 5 if changed == "batch" else 4)
-    settings |= {"prompts": {"prompts": ["We"]}, "decoding": {"decoding": generation.GREEDY}, "seed": {"seed": 2}}.get(
-        changed, {}
-    )
+    settings |= {
+        "prompts": {"prompts": ["We"]},
+        "decoding": {"decoding": generation.DECODINGS["greedy"]},
+        "seed": {"seed": 2},
+    }.get(changed, {})
     if changed == "weights":
         other.model.get_output_embeddings().weight.data[0, 0] += 1e-3
     if changed == "dtype":

@@ -28,8 +28,8 @@ def test_what_a_run_saw_is_told_from_what_it_did_not(train, dataset, tmp_path):
     assert (record.seen, record.unseen, record.recorded) == (seen, unseen, True)
     rows = load_dataset(str(dataset), split="test").to_list()[:2]
     drafts = [{"prediction": "we show " + seen[5]["approach"][:60]}, {"prediction": unseen[0]["approach"]}]
-    entry = SystemDrafts("fine-tuned", "fine-tuned", "model", "greedy", [drafts])
-    other = SystemDrafts("base", "base", "base", "greedy", [drafts])
+    entry = SystemDrafts("fine-tuned", "fine-tuned", ["model"], "greedy", [drafts])
+    other = SystemDrafts("base", "base", ["base"], "greedy", [drafts])
     provenance = evaluate.load(str(ROOT / "metrics" / "provenance.py"))
     copies = look_for_copies([entry, other], {"fine-tuned": record}, rows, provenance)
     assert list(copies) == ["fine-tuned"], "of the other systems nothing says what they saw"

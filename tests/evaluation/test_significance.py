@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from approach.evaluation.significance import Estimate, compare, correct
+from approach.evaluation.significance import Estimate, compare, correct, describe, smallest_difference
 from approach.evaluation.statistics import load_metrics
 
 
@@ -22,6 +22,41 @@ def test_p_counts_resamples_as_far_from_the_difference_as_zero_is():
     ours = Estimate(np.array([[3.0]]), np.array([[2.0, 0.0, 4.0, 3.9, -1.0]]))
     result = compare(ours, Estimate(np.array([[1.0]]), np.zeros((1, 5))))
     assert result["difference"] == 2 and result["p"] == (1 + 3) / 6, "0, 4 and -1 lie 2 or more from 2"
+
+
+def test_several_runs_are_averaged_and_each_difference_is_listed():
+    ours = Estimate(np.array([[0.3], [0.5], [-0.1], [-0.3]]), np.zeros((4, 9)), num_models=2)  # two seeds each
+    theirs = Estimate(np.array([[0.1]]), np.zeros((1, 9)))
+    found = compare(ours, theirs)
+    assert found["difference"] == pytest.approx(0.0) and found["runs"] == pytest.approx([0.3, -0.3])
+    assert not found["same_sign"] and describe(ours)["spread"] == pytest.approx(np.std([0.4, -0.2], ddof=1))
+    assert compare(Estimate(ours.values + 1, ours.resampled, 2), theirs)["same_sign"]
+
+
+def test_runs_are_drawn_anew_from_eight_on():
+    def interval(number):
+        values = np.linspace(0, 1, number)[:, None]
+        found = describe(Estimate(values, np.repeat(values, 500, axis=1), number))
+        return found["high"] - found["low"]
+
+    assert interval(7) == pytest.approx(0) and interval(8) > 0.2
+
+
+def test_what_was_not_measured_is_told_so_and_samples_without_a_value_are_left_out():
+    nothing = Estimate(np.array([[np.nan]]), np.full((1, 4), np.nan))
+    some = Estimate(np.array([[1.0]]), np.array([[0.9, np.nan, 1.1, 1.0]]))
+    assert describe(nothing) == {"value": None, "low": None, "high": None}
+    assert compare(some, nothing) == compare(nothing, some)
+    assert compare(some, nothing) | {"p": 1.0, "difference": None} == compare(some, nothing)
+    assert describe(some)["low"] == pytest.approx(0.905) and compare(some, some)["p"] == 1
+
+
+def test_power_is_what_a_normal_sample_promises():
+    """For normal differences of spread s the formula gives about (2.58 + 0.84) s / √n."""
+    differences = np.random.default_rng(0).normal(5, 2, size=4000)
+    found = [smallest_difference(differences, number, 0.01) for number in (100, 500)]
+    assert found == pytest.approx([3.42 * 2 / np.sqrt(n) for n in (100, 500)], rel=0.08)
+    assert smallest_difference(np.ones(10), 100, 0.01) == pytest.approx(0, abs=1e-9)
 
 
 def test_holm_corrects_for_the_number_of_comparisons():

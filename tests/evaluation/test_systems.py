@@ -3,7 +3,7 @@ from conftest import write_jsonl
 from datasets import load_dataset
 from transformers import AutoTokenizer
 
-from approach.evaluation.systems import INSTRUCTION, base_prompts, load_predictions, name_tuned
+from approach.evaluation.systems import INSTRUCTION, base_prompts, load_predictions, name_recipes, unique_names
 
 
 def test_a_base_is_asked_in_every_way_it_understands(base, dataset):
@@ -33,7 +33,28 @@ def test_predictions_of_others_are_named_where_one_is_missing(tmp_path):
         load_predictions([str(tmp_path / "missing.jsonl")], rows)
 
 
-def test_several_models_go_by_their_public_names(tmp_path):
-    assert name_tuned([str(tmp_path / "one")]) == {"fine-tuned": str(tmp_path / "one")}
-    models = [str(tmp_path / "one"), "user/two"]
-    assert name_tuned(models) == {"fine-tuned: one": models[0], "fine-tuned: user/two": models[1]}
+def test_all_that_any_system_was_given_is_told(tmp_path):
+    rows = [{"id": "a", "approach": ""}, {"id": "b", "approach": ""}]
+    one = [{"id": "a", "prediction": " A draft. "}, {"id": "b", "prediction": "Another.", "given": "two hints"}]
+    two = [{"id": "a", "prediction": "", "given": None}, {"id": "b", "prediction": "", "given": "and a third"}]
+    paths = [str(write_jsonl(tmp_path / name, lines)) for name, lines in (("one.jsonl", one), ("two.jsonl", two))]
+    systems, given = load_predictions(paths, rows)
+    assert [entry.system for entry in systems] == ["one", "two"] and given == ["", "two hints and a third"]
+    assert systems[0].texts == [["A draft.", "Another."]]
+
+
+def test_models_are_runs_of_one_recipe_and_others_are_compared(tmp_path):
+    models = [str(tmp_path / "a" / "model"), str(tmp_path / "b" / "model"), "user/two"]
+    recipe, first, second = name_recipes(models, ["user/other", str(tmp_path / "other")])
+    assert (recipe.system, recipe.models, recipe.names) == ("fine-tuned", models, ["model", "model (2)", "user/two"])
+    assert (first.system, second.system, second.kind) == ("compared: user/other", "compared: other", "compared")
+    assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a (2)", "a (3)"]
+
+
+def test_a_list_of_drafts_knows_its_run_and_seed():
+    from approach.evaluation.systems import SystemDrafts
+
+    entry = SystemDrafts("fine-tuned", "fine-tuned", ["x", "y"], "sampled", [[], [], [], []])
+    assert [tuple(entry.describe_run(i).values()) for i in range(4)] == [("x", 0), ("x", 1), ("y", 0), ("y", 1)]
+    alone = SystemDrafts("reference", "no model", [], "none", [[]])
+    assert alone.describe_run(0) == {"model": None, "seed": None}

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import pytest
 from conftest import ROOT, assert_one_clear_line, run_script, write_jsonl
 from datasets import load_dataset
 
+from approach.evaluation.report import build_page
 from evaluate_model import EvaluationArguments, main, parse_arguments
 
 
@@ -43,49 +45,129 @@ def read_lines(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def read_scores(folder) -> dict:
+    text = (folder / "scores.json").read_text(encoding="utf-8")
+    assert "NaN" not in text and "Infinity" not in text and str(folder.parent) not in text
+    return json.loads(text)
+
+
 def test_scores_json_and_predictions(arguments, dataset, tmp_path):
     extra = write_jsonl(
         tmp_path / "other.jsonl",
         [{"id": row["id"], "prediction": row["approach"]} for row in load_dataset(str(dataset), split="test")],
     )
     main(EvaluationArguments(**arguments, predictions=[str(extra)]))
-    scores = json.loads((tmp_path / "scores" / "scores.json").read_text(encoding="utf-8"))
+    scores = read_scores(tmp_path / "scores")
     rows = read_lines(tmp_path / "scores" / "predictions.jsonl")
     test = sorted(load_dataset(str(dataset), split="test"), key=lambda row: row["id"])[:5]
+    chosen = {name: about["chosen"] for name, about in scores["choice"]["systems"].items()}
+    assert list(chosen) == ["fine-tuned", "base", "base, tags as text"]
     kinds = {name: (about["kind"], list(about["decodings"])) for name, about in scores["systems"].items()}
-    best = scores["best_base"]["drafts"]
-    for name in ("base", "base, tags as text"):
-        assert kinds.pop(name) == ("base", ["greedy", "sampled"] if name == best else ["greedy"])
     assert kinds == {
-        "fine-tuned": ("fine-tuned", ["greedy", "sampled"]),
+        "fine-tuned": ("fine-tuned", list(dict.fromkeys([chosen["fine-tuned"], "greedy"]))),
+        "base": ("base", [chosen["base"]]),
+        "base, tags as text": ("base", [chosen["base, tags as text"]]),
         "problem copied": ("no model", ["none"]),
         "random training approach": ("no model", ["none"]),
         "nearest training approach": ("no model", ["none"]),
+        "terms of the five nearest": ("no model", ["none"]),
+        "reference": ("no model", ["none"]),
+        "fine-tuned, words shuffled": ("no model", [chosen["fine-tuned"]]),
         "other": ("predictions", ["none"]),
     }
-    assert len(rows) == 5 * (2 * (1 + 2) + 1 + 4)
     expected = [(row["id"], row["approach"]) for row in test]
-    for system, seed in {(row["system"], row["seed"]) for row in rows}:
-        mine = [row for row in rows if row["system"] == system and row["seed"] == seed]
+    for key in {(row["system"], row["decoding"], row["seed"]) for row in rows}:
+        mine = [row for row in rows if (row["system"], row["decoding"], row["seed"]) == key]
         assert [(row["id"], row["reference"]) for row in mine] == expected
+        assert (key[2] is None) == ("sampled" not in key[1]), "a seed where something is drawn"
     perfect = scores["systems"]["other"]["decodings"]["none"]
     assert perfect["scores"]["bleu"] == pytest.approx({"value": 100, "low": 100, "high": 100})
-    assert perfect["found_first"]["value"] == 1, "every reference finds itself"
-    assert perfect["own_minus_permuted"]["rougeL"]["value"] > 0.5
-    copied = [row["prediction"] for row in rows if row["system"] == "problem copied"]
-    assert copied == [row["problem"] for row in test]
+    assert perfect["scores"]["found_first"]["value"] == perfect["scores"]["new_term_f1"]["value"] == 1
+    assert perfect["passes_gates"] is None and perfect["scores"] == find_only(scores, "reference")["scores"]
+    assert find_only(scores, "problem copied")["scores"]["specificity"] == {"value": 0, "low": 0, "high": 0}
+    plain, shuffled = (
+        scores["systems"][name]["decodings"][chosen["fine-tuned"]]["scores"]["specificity"]
+        for name in ("fine-tuned", "fine-tuned, words shuffled")
+    )
+    assert plain == shuffled, "by construction"
     train = {row["approach"] for row in load_dataset(str(dataset), split="train")}
     assert {row["prediction"] for row in rows if row["system"] == "nearest training approach"} <= train
-    sampled = scores["systems"]["fine-tuned"]["decodings"]["sampled"]["scores"]["rougeL"]
-    mine = [[row["rougeL"] for row in rows if row["system"] == "fine-tuned" and row["seed"] == k] for k in (0, 1)]
-    assert sampled["value"] == pytest.approx(np.mean(mine))
-    assert sampled["spread"] == pytest.approx(np.std(np.mean(mine, axis=1), ddof=1))
+    mine = [row for row in rows if row["system"] == "fine-tuned" and row["decoding"] == chosen["fine-tuned"]]
+    assert plain["value"] == pytest.approx(np.mean([row["specificity"] for row in mine]))
     assert scores["systems"]["fine-tuned"]["bits_per_byte"]["value"] < 4
-    baselines = {*scores["best_base"].values(), "nearest training approach"}
-    assert {row["baseline"] for row in scores["comparisons"]} == baselines
-    text = (tmp_path / "scores" / "scores.json").read_text(encoding="utf-8")
-    assert str(tmp_path) not in text and "NaN" not in text
+    assert scores["systems"]["fine-tuned"]["problem_gain"]["low"] is not None
+    gains = [name for name, about in scores["systems"].items() if about["kind"] == "base" and about["problem_gain"]]
+    assert gains == [scores["choice"]["base_for_gain"]], "of the base's ways only the best is measured on these rows"
+
+
+def find_only(scores: dict, system: str) -> dict:
+    """What scores.json says of a system without a model."""
+    return scores["systems"][system]["decodings"]["none"]
+
+
+def test_the_three_comparisons_are_those_of_the_plan(arguments, tmp_path):
+    main(EvaluationArguments(**arguments))
+    scores = read_scores(tmp_path / "scores")
+    plan = json.loads((tmp_path / "scores" / "plan.json").read_text(encoding="utf-8"))
+    planned = ("metric", "system", "decoding", "baseline", "baseline_decoding")
+    assert [[row[name] for name in planned] for row in scores["comparisons"]] == [
+        [row[name] for name in planned] for row in plan["comparisons"]
+    ]
+    assert [row["baseline"] for row in scores["comparisons"]] == [
+        scores["choice"]["base_for_drafts"],
+        "nearest training approach",
+        scores["choice"]["base_for_gain"],
+    ]
+    for row in scores["comparisons"]:
+        assert row["low"] <= row["difference"] <= row["high"] and row["alpha"] == 0.01
+        assert row["runs"] == [pytest.approx(row["difference"])] and row["same_sign"] is True
+    assert len(scores["power"]["comparisons"]) == 3
     assert not (tmp_path / ".scores.partial").exists()
+
+
+def test_several_runs_are_one_system_and_another_recipe_stands_beside_it(arguments, merged, tmp_path):
+    copies = [str(shutil.copytree(merged, tmp_path / name / "model")) for name in ("one", "two")]
+    changed = {"model_name_or_path": [str(merged), *copies], "compared_model_name_or_path": [copies[0] + "/"]}
+    main(EvaluationArguments(**{**arguments, **changed, "num_examples": 3}))
+    scores = read_scores(tmp_path / "scores")
+    tuned, compared = scores["systems"]["fine-tuned"], scores["systems"]["compared: model"]
+    assert tuned["models"] == ["model", "model (2)", "model (3)"] and compared["models"] == ["model"]
+    for row in scores["comparisons"]:
+        assert row["runs"] == [pytest.approx(row["difference"])] * 3, "three copies of one model"
+    assert compared["problem_gain"]["value"] == pytest.approx(tuned["problem_gain"]["value"])
+    assert tuned["problem_gain"]["spread"] == pytest.approx(0)
+    assert "system" in scores["comparisons"][0] and len(scores["comparisons"]) == 3, "described, not tested"
+    rows = read_lines(tmp_path / "scores" / "predictions.jsonl")
+    assert {row["model"] for row in rows if row["system"] == "fine-tuned"} == set(tuned["models"])
+    page = build_page(tmp_path / "scores", None)
+    assert "for these 3 runs," in page and "compared: model" in page
+
+
+def test_one_row_is_scored_where_it_can_be(arguments, tmp_path):
+    main(EvaluationArguments(**{**arguments, "num_examples": 1, "num_validation": 1}))
+    scores = read_scores(tmp_path / "scores")
+    assert find_only(scores, "reference")["scores"]["specificity"]["value"] is None
+    assert find_only(scores, "reference")["scores"]["new_term_f1"]["value"] == 1
+    assert scores["systems"]["fine-tuned"]["problem_gain"] is None
+    assert [row["holds"] for row in scores["comparisons"]] == [False] * 3
+    page = build_page(tmp_path / "scores", None)
+    assert "were not compared in specificity" in page and "The problem gain was not measured." in page
+
+
+def test_a_plan_that_changed_after_a_kill_is_refused_in_one_line(arguments, tmp_path):
+    (tmp_path / ".scores.partial").mkdir()
+    (tmp_path / ".scores.partial" / "plan.json").write_text('{"alpha": 0.05}', encoding="utf-8")
+    with pytest.raises(SystemExit, match="this run differs in comparisons, alpha") as ended:
+        main(EvaluationArguments(**arguments))
+    assert "\n" not in str(ended.value) and not (tmp_path / "scores").exists()
+
+
+def test_two_names_of_nothing_new_are_refused(arguments):
+    model = arguments["model_name_or_path"][0]
+    with pytest.raises(ValueError, match="named twice"):
+        EvaluationArguments(**{**arguments, "model_name_or_path": [model, model]})
+    with pytest.raises(ValueError, match="--num_seeds must be at least 1, got 0"):
+        EvaluationArguments(**{**arguments, "num_seeds": 0})
 
 
 def test_two_processes_killed_and_started_again_write_the_bytes_of_one(arguments, tmp_path):
@@ -93,7 +175,7 @@ def test_two_processes_killed_and_started_again_write_the_bytes_of_one(arguments
     whole = {path.name: path.read_bytes() for path in (tmp_path / "scores").iterdir()}
     values = {**arguments, "model_name_or_path": arguments["model_name_or_path"][0], "output_dir": tmp_path / "again"}
     command = [str(part) for name, value in values.items() for part in (f"--{name}", value)]
-    # The first start dies after its third batch, the second counts batches.
+    # The first start dies on the test rows, the second counts what it computes.
     (tmp_path / "start.py").write_text(
         "import os, evaluate_model\n"
         "from approach.drafting import generation as e\n"
@@ -114,18 +196,19 @@ def test_two_processes_killed_and_started_again_write_the_bytes_of_one(arguments
         script = [*launch, "--num_cpu_threads_per_process", "1", tmp_path / "start.py", *command]
         return subprocess.run(script, env=environment, capture_output=True, text=True)
 
-    assert start(batches=3).returncode != 0 and not (tmp_path / "again").exists()
+    assert start(batches=18).returncode != 0 and not (tmp_path / "again").exists()
+    assert (tmp_path / ".again.partial" / "plan.json").is_file(), "it died before it drafted for the test rows"
+    kept = sum(len(path.read_bytes()) for path in (tmp_path / ".again.partial").glob("drafts-*"))
     result = start(batches=1000)
     assert result.returncode == 0, result.stderr[-2000:]
-    all_batches = 3 * 3 + 2 * 3 + 2 * 3 + 2  # tuned: 3 runs of 3; bases: greedy, and one sampled twice; validation
-    assert 0 < result.stdout.count("BATCH") <= all_batches - 3
+    assert kept and 0 < result.stdout.count("BATCH") < 18 + 14, "it went on from what there was"
     assert whole == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
     assert not (tmp_path / ".again.partial").exists()
 
 
 def test_an_offline_wandb_run_has_the_scores(arguments, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    main(EvaluationArguments(**{**arguments, "num_seeds": 0}, report_to="wandb"))
+    main(EvaluationArguments(**{**arguments, "num_seeds": 1}, report_to="wandb"))
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text(encoding="utf-8"))
     expected = scores["systems"]["fine-tuned"]["decodings"]["greedy"]["scores"]["chrf"]["value"]
     (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")

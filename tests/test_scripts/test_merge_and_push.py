@@ -97,7 +97,7 @@ def test_scores_reach_the_card_that_is_published(hub, merged, tmp_path):
     publish(folder)
     publish(folder, scores=str(make_scores(tmp_path / "scores")))
     card = ModelCard(shown(hub)["README.md"].decode())
-    assert "| base | greedy | 3.01 |" in card.text and card.data.eval_results[0].metric_value == 3.08
+    assert "| base | greedy | – | 3.01 |" in card.text and card.data.eval_results[0].metric_value == 0.0123
     assert 'model="alice/model"' in card.text and "scores.json" in shown(hub)
     assert hub.count("PUT", "^/lfs/") == len({*folder.glob("*.safetensors"), *folder.glob("*.png")}), "sent once"
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, assert_one_clear_line, run_script
 
 from approach.evaluation import report
-from approach.evaluation.tables import NAMES, SCORES
+from approach.evaluation.tables import OVERLAP, SCORES
 from write_report import main, parse_arguments
 
 CHROMIUM = shutil.which("chromium")
@@ -19,64 +19,95 @@ INTERVAL = {"value": 0.25, "low": 0.2, "high": 0.3}
 HOSTILE = "<script>document.title = 'taken'</script><img src=http://example.org/x.png>"
 
 
-def describe_system(kind: str, decodings: dict, bits: dict | None) -> dict:
+def describe_system(kind: str, decodings: tuple, gain: dict | None) -> dict:
     found = {
-        "scores": {key: INTERVAL for key, _, _ in SCORES},
-        "own_minus_permuted": {key: INTERVAL for key, _, _ in SCORES},
-        "found_first": INTERVAL,
-        "behaviour": {"share_ended": 0.5, "mean_words": 100.0, "repeated_4grams": None},
+        "scores": {key: INTERVAL for key, _, _ in (*SCORES, *OVERLAP)},
+        "passes_gates": True if kind == "fine-tuned" else None,
+        "behaviour": {"share_ended": 0.98, "mean_words": 100.0, "repeated_4grams": None, "new_terms": 30.0},
     }
-    spread = {"scores": {key: {**INTERVAL, "spread": 0.01} for key, _, _ in SCORES}}
+    spread = {"scores": {key: {**INTERVAL, "spread": 0.01} for key, _, _ in (*SCORES, *OVERLAP)}}
     decodings = {name: found | (spread if name == "sampled" else {}) for name in decodings}
-    return {"kind": kind, "model": "tiny", "decodings": decodings, "bits_per_byte": bits}
+    gains = {"bits_per_byte": gain, "problem_gain": gain, "gain_over_empty": gain}
+    models = [] if kind == "no model" else ["tiny"]
+    return {"kind": kind, "models": models, "decodings": decodings, **gains}
 
 
-@pytest.fixture
-def records(tmp_path) -> Path:
-    """What evaluate_model.py and train_sft.py write, with drafts that try to break out of the page."""
+def make_comparison(metric: str, baseline: str, difference: float | None, holds: bool = True) -> dict:
+    row = {"metric": metric, "system": "fine-tuned", "decoding": "sampled", "baseline": baseline, "alpha": 0.01}
+    if difference is None:
+        nothing = {"difference": None, "low": None, "high": None, "runs": []}
+        return {**row, **nothing, "p": 1.0, "p_holm": 1.0, "holds": False, "same_sign": False}
+    interval = {"difference": difference, "low": difference - 0.1, "high": difference + 0.1, "runs": [difference]}
+    return {**row, **interval, "p": 0.001, "p_holm": 0.003 if holds else 0.5, "holds": holds, "same_sign": True}
+
+
+def make_scores() -> dict:
+    """What evaluate_model.py writes."""
     systems = {
-        "fine-tuned": describe_system("fine-tuned", ("greedy", "sampled"), INTERVAL),
+        "fine-tuned": describe_system("fine-tuned", ("sampled", "greedy"), INTERVAL),
         "base": describe_system("base", ("greedy",), INTERVAL),
+        "nearest training approach": describe_system("no model", ("none",), None),
         "problem copied": describe_system("no model", ("none",), None),
     }
     not_measured = {"value": None, "low": None, "high": None}
     systems["base"]["decodings"]["greedy"] = {
         **systems["base"]["decodings"]["greedy"],
-        "scores": {key: not_measured for key, _, _ in SCORES},
+        "scores": {key: not_measured for key, _, _ in (*SCORES, *OVERLAP)},
     }
-    pair = {"system": "fine-tuned", "baseline": "base", "decoding": "greedy", "low": -1.0, "high": 2.0, "p": 0.001}
-    comparisons = [
-        {**pair, "metric": name, "difference": 1.0, "p_holm": 0.01 if name in ("bleu", "bits_per_byte") else 0.5}
-        for name in NAMES
-    ]
     group = {"mean_longest_run": 4.5, "longest_run": 9, "share_of_8grams": 0.01, "citations_a_text": {"number": 0.5}}
     group["worst"] = [{"id": "row-1", "words": 9, "training_id": "row-77"}]
-    copying = {"rows_seen": 16, "record_of_the_run": True, "drafts": group, "references": group}
-    scores = {
+    decoding = {"specificity": 0.1, "share_ended": 0.97, "repeated_4grams": 0.01, "passes_gates": True}
+    words = {"metric": "specificity", "system": "fine-tuned", "decoding": "sampled", "baseline": "terms"}
+    smallest = {"100": 0.03, "200": 0.02, "500": None}
+    return {
         "num_examples": 8,
         "dataset": {"name": "pairs", "split": "test"},
         "bertscore_model": "model",
+        "references_repeated_4grams": 0.01,
         "signatures": {"bleu": "nrefs:1|case:lc"},
         "resamples": 10_000,
         "systems": systems,
-        "best_base": {"drafts": "base", "bits_per_byte": "base"},
-        "comparisons": comparisons,
-        "copying": {"fine-tuned": {"greedy": copying}},
-        "training_spread": {"greedy": {"rougeL": {"mean": 0.2, "spread": 0.01, "models": 3}}},
+        "choice": {
+            "rows": 5,
+            "systems": {
+                "fine-tuned": {"kind": "fine-tuned", "decodings": {"sampled": decoding}, "chosen": "sampled"},
+                "base": {"kind": "base", "decodings": {"greedy": decoding}, "chosen": "greedy", "problem_gain": 0.01},
+            },
+            "base_for_drafts": "base",
+        },
+        "comparisons": [
+            make_comparison("specificity", "base", 0.5),
+            make_comparison("specificity", "nearest training approach", -0.25),
+            make_comparison("problem_gain", "base", 0.125, holds=False),
+        ],
+        "against_word_list": [{**words, "difference": 0.3, "low": 0.2, "high": 0.4, "runs": [0.3]}],
+        "power": {
+            "comparisons": [
+                {
+                    "metric": "specificity",
+                    "system": "fine-tuned",
+                    "baseline": "base",
+                    "smallest_difference_by_rows": smallest,
+                }
+            ]
+        },
+        "copying": {"fine-tuned": {"sampled": {"rows_seen": 16, "record_of_the_run": True} | {"drafts": group}}},
     }
+
+
+@pytest.fixture
+def records(tmp_path) -> Path:
+    """What evaluate_model.py and train_sft.py write, with drafts that try to break out of the page."""
     folder = tmp_path / "scores"
     folder.mkdir()
-    (folder / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    (folder / "scores.json").write_text(json.dumps(make_scores()), encoding="utf-8")
     lines = []
     for i in range(8):
-        row = {
-            "id": f"row-{i}",
-            "problem": f"Problem {i} {HOSTILE}",
-            "reference": f"Reference {i}.",
-            "decoding": "greedy",
-        }
-        for system in ("fine-tuned", "base"):
-            lines.append({**row, "system": system, "prediction": f"Draft {i} {HOSTILE}" * (i % 3), "rougeL": i / 10})
+        row = {"id": f"row-{i}", "problem": f"Problem {i} {HOSTILE}", "reference": f"Reference {i}. Noisy fins."}
+        for system, decoding in (("fine-tuned", "sampled"), ("fine-tuned", "greedy"), ("base", "greedy")):
+            text = f"Draft {i} of Fins {HOSTILE}" * (i % 3)
+            about = {"system": system, "decoding": decoding, "prediction": text, "specificity": i / 10}
+            lines.append({**row, **about, "hits": ["fins"] if text else []})
     (folder / "predictions.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     losses = [{"step": step, "loss": 4.0 - step / 10} for step in range(1, 6)] + [{"step": 5, "eval_loss": 3.9}]
     run = {"steps": 5, "dataset": {"name": "pairs", "rows": 16}, "device": "CPU", "seconds": 90, "losses": losses}
@@ -91,13 +122,12 @@ def write(records: Path, *more: str) -> str:
 
 def test_the_page_says_what_the_records_say_and_the_same_each_time(records):
     page = write(records)
-    for text in ("0.250", "0.200 to 0.300", "± 0.010", "not measured", "2 of 13 declared differences"):
+    for text in ("0.250", "0.200 to 0.300", "± 0.010", "not measured", "0.0030", "not told apart", "0.0300"):
         assert text in page, text
-    for text in ("Best <small>row-7", "Worst <small>row-0", "9 words of row-77", "over 3 models", "may have read"):
+    for text in ("Most specific <small>row-7", "Least specific <small>row-0", "9 words of row-77", "may have read"):
         assert text in page, text
-    assert page.count("<svg") == 2 and HOSTILE not in page
-    bits = page[page.index("bits per byte</td>") :].partition("</tr>")[0]
-    assert "worse" in bits, "more bits are worse"
+    assert page.count("<svg") == 4 and HOSTILE not in page
+    assert "<mark>Fins</mark>" in page and "Noisy <mark>fins</mark>" in page and "<em>(empty)</em>" in page
     assert write(records, "--overwrite") == page
 
 
@@ -129,15 +159,15 @@ def replace_at(record: dict, path: tuple, text: str) -> dict:
 
 def add_markup(value, path: tuple = ()):
     """Markup at the end of every text and of every name by which a record lists things, but not of its own words."""
-    lists = ("systems", "decodings", "copying", "signatures", "citations_a_text", "training_spread")
+    lists = ("systems", "decodings", "signatures", "citations_a_text")
     if isinstance(value, list):
         return [add_markup(part, (*path, i)) for i, part in enumerate(value)]
     if isinstance(value, dict):
-        names_things = path and (path[-1] in lists or path[:-1] == ("copying",))
-        fixed = ("greedy",) if path and path[-1] == "decodings" else ()
+        names_things = path and path[-1] in lists
+        fixed = ("sampled", "fine-tuned", "base")  # by which the page finds what it shows
         keys = {key: key + HOSTILE if names_things and key not in fixed else key for key in value}
         return {keys[key]: add_markup(part, (*path, key)) for key, part in value.items()}
-    is_word = path[-1] == "metric" or (path[-1] == "kind" and value == "fine-tuned") or path == ("decoding",)
+    is_word = path[-1] in ("metric", "kind", "system", "decoding", "chosen", "base_for_drafts")
     return value + HOSTILE if isinstance(value, str) and not is_word else value
 
 
@@ -166,15 +196,13 @@ def test_markup_in_any_text_of_the_records_is_shown_as_text(records):
     tags = Tags(page)
     assert HOSTILE not in page and not {"script", "img"} & tags.names
     for text in (
-        "sampled",
         "row-77",
         "pairs",
         "nrefs:1|case:lc",
         "CPU",
-        "greedy",
         "number",
         "tiny",
-        "fine-tuned",
+        "nearest training approach",
         "test",
     ):
         assert f"{text}{HOSTILE}" in tags.text, f"{text}: not shown, so the test proves nothing"
@@ -183,6 +211,7 @@ def test_markup_in_any_text_of_the_records_is_shown_as_text(records):
 def test_markup_in_place_of_any_value_is_never_live(records, monkeypatch):
     """Numbers and flags, too: what should be a number is shown as text, or ends with one line."""
     monkeypatch.setattr(report, "plot_lengths", lambda texts: "<svg></svg>")
+    monkeypatch.setattr(report, "plot_dots", lambda title, dots: "<svg></svg>")
     monkeypatch.setattr(report, "plot_losses", lambda losses: "<svg></svg>")
     num_pages = 0
     for path in (records / "scores" / "scores.json", records / "run.json"):
@@ -254,8 +283,11 @@ def test_a_browser_shows_it_whole_and_fetches_nothing(records):
             assert page.title() == "Drafts of approaches, scored", "a draft's script ran"
             assert page.evaluate("document.documentElement.scrollWidth") <= width, "it scrolls sideways"
             assert page.locator(".drafts").count() == 6 and page.locator("svg").first.is_visible()
-            page.get_by_text("that do not").click()
-            assert page.get_by_text("not told apart").first.is_visible()
+            assert page.locator(".answer").is_visible() and page.get_by_text("not told apart").first.is_visible()
+            table = page.get_by_text("Finds its own reference", exact=False).first
+            assert not table.is_visible(), "long tables are folded"
+            page.get_by_text("Specificity and problem gain of every system").click()
+            assert table.is_visible()
         browser.close()
 
 

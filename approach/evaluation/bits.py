@@ -1,0 +1,157 @@
+"""Bits that a model needs for the references: after their own problem, after another row's, and after none."""
+
+import hashlib
+import json
+import math
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from approach.drafting.generation import Drafter, PartialDrafts
+from approach.models import context_length, load_model
+
+NUM_PERMUTATIONS = 5
+LOGITS_BYTES = 2 * 2**30  # of one batch, in FP32
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bits of each reference by each model, `(models, rows)`, NaN where the model cannot read so much at once."""
+
+    size: np.ndarray  # UTF-8 bytes of each reference with the space before it, `(rows,)`
+    own: np.ndarray  # given its own problem
+    permuted: np.ndarray | None = None  # given another row's problem, the mean of five; None where not measured
+    empty: np.ndarray | None = None  # given an empty problem; None where not measured
+
+    @property
+    def measured(self) -> np.ndarray:
+        """The rows of which all was measured that should be, `(rows,)` of booleans."""
+        parts = [part for part in (self.own, self.permuted, self.empty) if part is not None]
+        return np.all([~np.isnan(part).any(axis=0) for part in parts], axis=0)
+
+
+def permute_rows(num_rows: int) -> list[list[int]]:
+    """Five fixed permutations that leave no row in its place; none of a single row."""
+    permutations = []
+    for seed in range(NUM_PERMUTATIONS if num_rows > 1 else 0):
+        order = list(range(num_rows))
+        random.Random(seed).shuffle(order)
+        target = {row: order[i - 1] for i, row in enumerate(order)}
+        permutations.append([target[row] for row in range(num_rows)])
+    return permutations
+
+
+def measure_bits(
+    drafter: Drafter,
+    prompts: list[str],
+    approaches: list[str],
+    partial: PartialDrafts,
+    permuted: bool = False,
+    empty_prompt: str | None = None,
+) -> Bits:
+    """A model's bits for each approach after its own prompt, those of five other rows, and an empty one."""
+    size = np.array([len(f" {approach}".encode()) for approach in approaches])
+    permutations = permute_rows(len(prompts)) if permuted else []
+    groups = [prompts, *([prompts[row] for row in order] for order in permutations)]
+    if empty_prompt is not None:
+        groups.append([empty_prompt] * len(prompts))
+    flat = [prompt for group in groups for prompt in group]
+    bits = count_bits(drafter, flat, approaches * len(groups), partial).reshape(len(groups), 1, len(prompts))
+    others = bits[1 : 1 + len(permutations)].mean(axis=0) if permutations else None
+    return Bits(size, bits[0], others, None if empty_prompt is None else bits[-1])
+
+
+def join_models(parts: Sequence[Bits]) -> Bits:
+    """The bits of several models for the same references."""
+
+    def stack(arrays: list[np.ndarray | None]) -> np.ndarray | None:
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    own, permuted, empty = ([getattr(part, name) for part in parts] for name in ("own", "permuted", "empty"))
+    return Bits(parts[0].size, stack(own), stack(permuted), stack(empty))
+
+
+def bits_per_byte(bits: np.ndarray, size: np.ndarray, kept: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """All bits to all bytes of the rows that are kept, taken `weights` times: `(models, samples)`, NaN of no row."""
+    totals = np.where(kept, bits, 0.0) @ weights.T
+    sizes = np.where(kept, size, 0.0) @ weights.T
+    return np.where(sizes > 0, totals / np.where(sizes > 0, sizes, 1.0), np.nan)
+
+
+def count_bits(drafter: Drafter, prompts: list[str], approaches: list[str], partial: PartialDrafts) -> np.ndarray:
+    """
+    Bits that the model needs for each approach after its prompt, `(rows,)`; NaN for what it cannot read at once.
+
+    The space between counts, the end tag does not: the same bytes for every model and tokenizer. What was counted
+    stays on disk, where other processes and a run that goes on after a kill find it.
+    """
+    state = PartialState()
+    settings = [drafter.weights, prompts, approaches, "bits", str(state.device), torch.__version__]
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    texts = [encode(drafter.tokenizer, *pair) for pair in zip(prompts, approaches, strict=True)]
+    batches = make_batches([len(ids) for ids, _ in texts], drafter.model)
+    done, model = partial.read(key), None
+    for rows in tqdm(
+        batches[state.process_index :: state.num_processes], desc="Bits", disable=not state.is_main_process
+    ):
+        if not all(row in done for row in rows):
+            model = model or load_precise(drafter)
+            bits = count_together(model, [texts[row] for row in rows])
+            partial.append(key, rows, [{"bits": value} for value in bits])
+    state.wait_for_everyone()
+    done = partial.read(key)
+    return np.array([done[row]["bits"] if row in done else np.nan for row in range(len(prompts))])
+
+
+def load_precise(drafter: Drafter) -> PreTrainedModel:
+    """The model in FP32: a gain is a small difference of large numbers."""
+    if drafter.model.dtype == torch.float32:
+        return drafter.model
+    return load_model(drafter.name, drafter.argument, torch.float32, drafter.model.device)[0]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, approach: str) -> tuple[list[int], int]:
+    """The ids of prompt and approach, and where the approach begins in them."""
+    start, ids = tokenizer(prompt)["input_ids"], tokenizer(f"{prompt} {approach}")["input_ids"]
+    # Where a tokenizer joins the prompt's last token with the space, that token counts.
+    begin = len(os.path.commonprefix([start, ids]))
+    if not begin:  # an empty prompt of a tokenizer that begins texts with nothing
+        first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        return [first, *ids], 1
+    return ids, begin
+
+
+def make_batches(lengths: list[int], model: PreTrainedModel) -> list[list[int]]:
+    """The rows that the model can read, those of similar length together, as many as `LOGITS_BYTES` allow."""
+    vocabulary, batches = model.get_output_embeddings().weight.shape[0], []
+    limit = context_length(model)
+    for row in sorted((row for row, length in enumerate(lengths) if length <= limit), key=lambda row: -lengths[row]):
+        # The first row of a batch is its longest.
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] * vocabulary * 4 <= LOGITS_BYTES:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def count_together(model: PreTrainedModel, texts: list[tuple[list[int], int]]) -> list[float]:
+    """Bits of each text from where its approach begins, padded on the right, where nothing looks at padding."""
+    width = max(len(ids) for ids, _ in texts)
+    rows = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in texts], device=model.device)
+    mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in texts], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=rows, attention_mask=mask).logits
+        losses = [
+            torch.nn.functional.cross_entropy(
+                logits[i, begin - 1 : len(ids) - 1].float(), rows[i, begin : len(ids)], reduction="sum"
+            )
+            for i, (ids, begin) in enumerate(texts)
+        ]
+    return [loss.item() / math.log(2) for loss in losses]

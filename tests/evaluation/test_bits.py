@@ -1,0 +1,125 @@
+"""Bits are those of the reference alone, the same in batches, kept on disk, and compared with other rows' problems."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+
+from approach.drafting.generation import Drafter, PartialDrafts
+from approach.evaluation import bits
+from approach.evaluation.bits import Bits, bits_per_byte, count_bits, join_models, measure_bits, permute_rows
+
+
+@pytest.fixture(scope="module")
+def drafter(merged) -> Drafter:
+    return Drafter(str(merged))
+
+
+@pytest.fixture(scope="module")
+def rows(dataset) -> list[dict]:
+    return load_dataset(str(dataset), split="test").to_list()[:4]
+
+
+def texts(rows: list[dict]) -> tuple[list[str], list[str]]:
+    return [row["prompt"] for row in rows], [row["approach"] for row in rows]
+
+
+def test_bits_are_those_of_the_approach_alone(drafter, rows, tmp_path):
+    found = count_bits(drafter, *texts(rows), PartialDrafts(tmp_path / "scores"))
+    for row, value in zip(rows, found, strict=True):
+        start, ids = (
+            drafter.tokenizer(text)["input_ids"] for text in (row["prompt"], row["prompt"] + row["completion"])
+        )
+        assert ids[-1] == drafter.tokenizer.eos_token_id
+        with torch.inference_mode():
+            chances = drafter.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        nats = -sum(chances[at - 1, ids[at]].item() for at in range(len(start), len(ids) - 1))  # the end tag excluded
+        assert value == pytest.approx(nats / math.log(2), rel=1e-5)
+
+
+def test_batches_give_what_one_by_one_gives(drafter, rows, tmp_path, monkeypatch):
+    prompts, approaches = texts(rows)
+    approaches[1] = approaches[1][:40]  # so that there is padding
+    sizes, count_together = [], bits.count_together
+
+    def count(model, batch):
+        sizes.append(len(batch))
+        return count_together(model, batch)
+
+    monkeypatch.setattr(bits, "count_together", count)
+    together = count_bits(drafter, prompts, approaches, PartialDrafts(tmp_path / "together"))
+    monkeypatch.setattr(bits, "LOGITS_BYTES", 1)
+    alone = count_bits(drafter, prompts, approaches, PartialDrafts(tmp_path / "alone"))
+    assert sizes == [4, 1, 1, 1, 1] and together == pytest.approx(alone, abs=1e-4)
+
+
+def test_bits_that_are_on_disk_are_not_counted_again(drafter, rows, tmp_path, monkeypatch):
+    partial = PartialDrafts(tmp_path / "scores")
+    first = count_bits(drafter, *texts(rows), partial)
+    monkeypatch.setattr(bits, "count_together", None)
+    assert count_bits(drafter, *texts(rows), partial).tolist() == first.tolist()
+
+
+def test_rows_beyond_the_context_are_not_measured(drafter, tmp_path):
+    partial = PartialDrafts(tmp_path / "scores")
+    found = count_bits(drafter, ["a", "a"], ["word " * 600, "short"], partial)
+    assert np.isnan(found).tolist() == [True, False]
+
+
+def test_an_empty_prompt_begins_with_a_token_of_its_own(base):
+    """As of a tokenizer that begins texts with nothing: the first token, too, is predicted from something."""
+    drafter = Drafter(str(base))
+    tokenizer = drafter.tokenizer
+    ids = tokenizer(" We", add_special_tokens=False)["input_ids"]
+
+    class Bare:
+        bos_token_id, eos_token_id = None, tokenizer.eos_token_id
+
+        def __call__(self, text):
+            return tokenizer(text, add_special_tokens=False)
+
+    assert bits.encode(Bare(), "", "We") == ([tokenizer.eos_token_id, *ids], 1)
+    assert bits.encode(tokenizer, "", "We") == ([tokenizer.bos_token_id, *ids], 1)
+
+
+def test_no_row_keeps_its_own_problem():
+    for size in (2, 3, 10, 101):
+        permutations = permute_rows(size)
+        assert len(permutations) == 5 and permutations == permute_rows(size)
+        for order in permutations:
+            assert sorted(order) == list(range(size)) and all(row != other for row, other in enumerate(order))
+    assert permute_rows(1) == []
+
+
+def test_a_gain_is_what_other_problems_and_none_cost_more(drafter, rows, tmp_path):
+    partial = PartialDrafts(tmp_path / "scores")
+    prompts, approaches = texts(rows)
+    found = measure_bits(
+        drafter, prompts, approaches, partial, permuted=True, empty_prompt="<problem></problem><approach>"
+    )
+    expected = [
+        count_bits(drafter, [prompts[row] for row in order], approaches, partial) for order in permute_rows(len(rows))
+    ]
+    assert found.permuted == pytest.approx(np.mean(expected, axis=0)[None])
+    assert found.size.tolist() == [len((" " + text).encode()) for text in approaches]
+    assert found.own.shape == found.empty.shape == (1, 4) and found.measured.all()
+    own = measure_bits(drafter, prompts, approaches, partial)
+    assert own.own == pytest.approx(found.own) and own.permuted is own.empty is None
+    assert measure_bits(drafter, prompts, approaches, partial, permuted=True).permuted == pytest.approx(found.permuted)
+    both, once = join_models([found, found]), np.ones((1, 4))
+    assert both.own.shape == (2, 4)
+    total = (both.permuted - both.own).sum(axis=1) / both.size.sum()
+    kept = both.measured
+    assert bits_per_byte(both.permuted - both.own, both.size, kept, once)[:, 0] == pytest.approx(total)
+
+
+def test_of_one_row_there_is_no_gain_and_of_no_row_no_bits(drafter, rows, tmp_path):
+    prompts, approaches = texts(rows[:1])
+    found = measure_bits(
+        drafter, prompts, approaches, PartialDrafts(tmp_path / "scores"), permuted=True, empty_prompt=""
+    )
+    assert found.permuted is None and found.empty is not None and found.measured.all()
+    nothing = Bits(np.array([3.0]), np.full((1, 1), np.nan))
+    assert np.isnan(bits_per_byte(nothing.own, nothing.size, nothing.measured, np.ones((2, 1)))).all()

@@ -1,0 +1,70 @@
+"""What is chosen on validation rows, by which gates, and how it is recorded."""
+
+import evaluate
+import pytest
+from conftest import ROOT
+
+from approach.drafting.generation import DECODINGS, PartialDrafts
+from approach.evaluation.choice import choose, find_best
+from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
+from approach.evaluation.rows import load_problems
+from approach.evaluation.systems import Drafting, name_recipes
+
+
+@pytest.fixture(scope="module")
+def metrics() -> dict:
+    names = ("specificity", "behaviour")
+    return {name: evaluate.load(str(ROOT / "metrics" / f"{name}.py")) for name in names}
+
+
+def about(specificity: float | None, passes: bool) -> dict:
+    return {"specificity": specificity, "passes_gates": passes}
+
+
+def test_the_most_specific_that_passes_is_taken_or_of_all_where_none_does():
+    assert find_best({"a": about(0.1, True), "b": about(0.3, False), "c": about(0.2, True)}) == "c"
+    assert find_best({"a": about(0.1, False), "b": about(0.3, False)}) == "b"
+    assert find_best({"a": about(0.2, True), "b": about(0.2, True)}) == "a", "the first of equals"
+    assert find_best({"a": about(None, True), "b": about(None, True)}) == "a", "one row: nothing is measured"
+    assert find_best({"a": about(None, True), "b": about(-0.1, True)}) == "b"
+
+
+def test_gates_are_endings_and_repetition(metrics, dataset):
+    behaviour = {"share_ended": 0.95, "repeated_4grams": 0.2}
+    assert passes_gates(behaviour, 0.1) is True
+    assert passes_gates(behaviour | {"share_ended": 0.94}, 0.1) is False
+    assert passes_gates(behaviour | {"repeated_4grams": 0.21}, 0.1) is False
+    assert passes_gates(behaviour | {"repeated_4grams": None}, 0.0) is True, "no draft is long enough to repeat"
+    assert passes_gates({"repeated_4grams": 0.0}, 0.1) is None, "nothing says how they ended"
+    rows = [{"problem": "a", "approach": "one two three four one two three four"}, {"problem": "b", "approach": "x"}]
+    assert measure_repetition(metrics["behaviour"], rows) == pytest.approx(0.2)
+    assert measure_repetition(metrics["behaviour"], rows[1:]) == 0
+    drafts = [{"prediction": text, "ended": bool(text), "num_tokens": 3} for text in ("a b", "")]
+    found = describe_behaviour(metrics["behaviour"], [drafts, drafts], rows)
+    assert found["share_ended"] == 0.5 and found["share_empty"] == 0.5 and found["mean_tokens"] == 3
+
+
+def test_all_that_was_measured_is_recorded_and_every_system_has_a_decoding(metrics, merged, base, dataset, tmp_path):
+    problems = load_problems(str(dataset), None, "test", 2, 2)
+    drafting = Drafting(PartialDrafts(tmp_path / "scores"), 1, 8, 4)
+    recipes = name_recipes([str(merged)], [])
+    choice = choose(recipes, str(base), problems, metrics, drafting)
+    systems = choice.record["systems"]
+    assert list(systems) == list(choice.decodings) == ["fine-tuned", "base", "base, tags as text"]
+    for system, found in systems.items():
+        assert list(found["decodings"]) == list(DECODINGS) and choice.decodings[system] == found["chosen"]
+        assert found["chosen"] == find_best(found["decodings"])
+        assert found["passes_gates"] == found["decodings"][found["chosen"]]["passes_gates"]
+    gains = {way: systems[way]["problem_gain"] for way in ("base", "base, tags as text")}
+    assert choice.base_for_gain == max(gains, key=gains.get) and "problem_gain" not in systems["fine-tuned"]
+    best = {way: systems[way]["decodings"][choice.decodings[way]] for way in gains}
+    assert choice.base_for_drafts == find_best(best) and choice.record["rows"] == 2
+    assert list(choice.weights) == ["fine-tuned", "base"] and len(choice.weights["base"]) == 1
+    assert choose(recipes, str(base), problems, metrics, drafting) == choice, "the same again, from drafts on disk"
+
+
+def test_one_validation_row_chooses_too(metrics, merged, base, dataset, tmp_path):
+    problems = load_problems(str(dataset), None, "test", 2, 1)
+    drafting = Drafting(PartialDrafts(tmp_path / "scores"), 1, 4, 4)
+    choice = choose(name_recipes([str(merged)], []), str(base), problems, metrics, drafting)
+    assert choice.record["systems"]["base"]["problem_gain"] is None and choice.base_for_gain == "base"

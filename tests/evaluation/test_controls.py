@@ -1,0 +1,70 @@
+"""Controls get what they must get, whatever the rows."""
+
+import evaluate
+import pytest
+from conftest import ROOT
+
+from approach.evaluation.controls import draft_without_model, shuffle_words
+from approach.evaluation.rows import Problems
+from approach.evaluation.systems import SystemDrafts, without_model
+
+TRAIN = [
+    {"id": "t0", "problem": "Whales are hard to hear.", "approach": "Hydrophones record pods, a detector listens."},
+    {"id": "t1", "problem": "Whales are hard to tag.", "approach": "Drones drop tags, a detector follows pods."},
+    {"id": "t2", "problem": "Glass breaks under stress.", "approach": "Furnaces anneal what polarimetry measures."},
+    {"id": "t3", "problem": "Мост стареет.", "approach": "Датчики измеряют колебания."},
+]
+ROWS = [
+    {"id": "a", "problem": "Whales are hard to count.", "approach": "A detector counts pods in drone pictures."},
+    {"id": "b", "problem": "Мост шумит.", "approach": "Мы измеряем шум датчиками."},
+    {"id": "c", "problem": "Quoll", "approach": "Nothing like it."},
+]
+
+
+@pytest.fixture(scope="module")
+def specificity():
+    return evaluate.load(str(ROOT / "metrics" / "specificity.py"))
+
+
+@pytest.fixture
+def systems(specificity) -> dict[str, SystemDrafts]:
+    problems = Problems(ROWS, [], TRAIN, [], [TRAIN[2]] * 3)
+    return {entry.system: entry for entry in draft_without_model(problems, specificity)}
+
+
+def compute(specificity, texts: list[str]) -> dict:
+    references, problems = ([row[name] for row in ROWS] for name in ("approach", "problem"))
+    corpus = [row["approach"] for row in TRAIN]
+    return specificity.compute(predictions=texts, references=references, problems=problems, corpus=corpus)
+
+
+def test_every_control_is_there_and_scores_as_it_must(systems, specificity):
+    assert list(systems) == [
+        "problem copied",
+        "random training approach",
+        "nearest training approach",
+        "terms of the five nearest",
+        "reference",
+    ]
+    found = {name: compute(specificity, entry.texts[0]) for name, entry in systems.items()}
+    assert found["problem copied"]["specificity"] == 0 and found["problem copied"]["new_term_f1"] == 0
+    assert found["reference"]["new_term_f1"] == 1
+    assert all(about["specificity"] < found["reference"]["specificity"] for about in list(found.values())[:-1])
+
+
+def test_the_word_list_has_the_weightiest_new_terms_of_the_nearest(systems):
+    first, second, third = systems["terms of the five nearest"].texts[0]
+    words = first.split()
+    assert words[0] in ("detector", "pods") and {"detector", "pods"} == set(words[:2]), "both neighbours have them"
+    assert not {"whales", "hard", "count"} & set(words), "no term of the problem"
+    assert len(words) == round((5 + 3 + 2) / 3), "as many as references have new ones on average"
+    assert set(second.split()) <= {"датчики", "измеряют", "колебания"} and third == "", "no problem has its words"
+
+
+def test_shuffled_words_score_the_same_and_read_otherwise(specificity):
+    texts = ["A detector counts pods from drone pictures of the sea.", "Мы измеряем шум.", ""]
+    entry = SystemDrafts("fine-tuned", "fine-tuned", ["x", "y"], "sampled", [[*map(without_model, texts)]] * 2)
+    shuffled = shuffle_words(entry)
+    assert (shuffled.system, shuffled.kind, shuffled.models) == ("fine-tuned, words shuffled", "no model", ["x", "y"])
+    assert compute(specificity, shuffled.texts[0]) == compute(specificity, texts)
+    assert shuffled.texts[0][0] != texts[0] and shuffled.texts == shuffle_words(entry).texts
