@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 from approach.arguments import parse
 from approach.files import first_line
-from approach.prompt import MAX_NEW_TOKENS
+from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
 from approach.threads import choose_waiting
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def build_page(tuned: "DraftingModel", base: "DraftingModel | None", pairs: "Tra
 
 
 def add_settings(has_base: bool) -> list["gr.components.Component"]:
-    """The folded settings: drafts, temperature, top-p, seed, longest draft, and whether the base drafts, too."""
+    """The folded settings: how drafts are sampled, how long they may be, and whether the base drafts, too."""
     import gradio as gr
 
     with gr.Accordion("Settings", open=False, elem_id="settings"):
@@ -175,11 +175,14 @@ def add_settings(has_base: bool) -> list["gr.components.Component"]:
             max_new_tokens = gr.Slider(
                 16, MAX_NEW_TOKENS, value=MAX_NEW_TOKENS, step=16, label="Longest draft, in tokens"
             )
+            penalty = gr.Slider(
+                1, 1.5, value=REPETITION_PENALTY, step=0.05, label="Repetition penalty", info="1: none; loops likely"
+            )
             seed = gr.Number(42, label="Seed", info="Draft 2 takes the next", precision=0, minimum=0, maximum=2**31)
             other_seed = gr.Button("Another seed", scale=0, min_width=180)
         with_base = gr.Checkbox(False, label="The base model's draft beside them", visible=has_base)
     other_seed.click(None, outputs=seed, js="() => Math.floor(Math.random() * 2 ** 31)")
-    return [num_drafts, temperature, top_p, seed, max_new_tokens, with_base]
+    return [num_drafts, temperature, top_p, seed, max_new_tokens, penalty, with_base]
 
 
 def make_handlers(
@@ -193,8 +196,8 @@ def make_handlers(
 
     readers: dict[str, threading.Event] = {}  # those for whom drafts are being written, and how to stop
 
-    def on_draft(problem, num_drafts, temperature, top_p, seed, max_new_tokens, with_base, request: gr.Request):
-        sampling = Sampling(int(num_drafts), temperature, top_p, int(seed), int(max_new_tokens))
+    def on_draft(problem, num_drafts, temperature, top_p, seed, length, penalty, with_base, request: gr.Request):
+        sampling = Sampling(int(num_drafts), temperature, top_p, int(seed), int(length), penalty)
         drafters = [tuned, base] if base and with_base else [tuned]
         stopped = readers[request.session_hash] = threading.Event()
         try:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from approach.arguments import parse
-from approach.prompt import MAX_NEW_TOKENS, differences_from_training
+from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY, differences_from_training
 from approach.threads import choose_waiting
 
 
@@ -50,6 +50,9 @@ class DraftArguments:
     temperature: float = field(default=0.7, metadata={"help": "0: always the likeliest word."})
     top_p: float = field(default=0.9, metadata={"help": "Sample from the likeliest words that make up this share."})
     seed: int = field(default=42, metadata={"help": "Draft i is made with seed + i, whatever the number of drafts."})
+    repetition_penalty: float = field(
+        default=REPETITION_PENALTY, metadata={"help": "Above 1: words that were used get less likely; 1: no penalty."}
+    )
     max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata={"help": "Longest draft, in tokens."})
 
     def __post_init__(self):
@@ -60,6 +63,8 @@ class DraftArguments:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"--temperature must be a number from 0, got {self.temperature}")
+        if not 1 <= self.repetition_penalty <= 2:
+            raise ValueError(f"--repetition_penalty must lie in [1, 2], got {self.repetition_penalty}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"--top_p must lie in (0, 1], got {self.top_p}")
         if not 0 <= self.seed < 2**32:
@@ -80,7 +85,14 @@ def main(args: DraftArguments) -> None:
     from approach.drafting.streaming import Sampling, load_drafting_model
     from approach.drafting.terminal import draft_for_all, print_drafts, read_problems, write_drafts
 
-    sampling = Sampling(args.num_drafts, args.temperature, args.top_p, args.seed, args.max_new_tokens)
+    sampling = Sampling(
+        num_drafts=args.num_drafts,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
+        max_new_tokens=args.max_new_tokens,
+        repetition_penalty=args.repetition_penalty,
+    )
     model = (args.model_name_or_path, "--model_name_or_path")
     if args.problem is not None:
         if not args.problem.strip():

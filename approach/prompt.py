@@ -8,6 +8,9 @@ if TYPE_CHECKING:
 TAGS = ("<problem>", "</problem>", "<approach>", "</approach>")
 END_TAG = TAGS[-1]  # ends generation
 MAX_PROBLEM_WORDS = 50  # the report's filter: training sees no longer problem
+# What keeps small models from looping, which greedy drafts do without it; chosen on validation rows
+# (benchmarks/README.md, "Decoding").
+REPETITION_PENALTY = 1.15
 MAX_NEW_TOKENS = 448  # of a draft: the report's 512 tokens of prompt and approach, less a prompt
 
 # The last user message is the problem, an assistant message after it its approach. A system message and earlier turns

@@ -15,18 +15,18 @@ from tqdm import tqdm
 from transformers import GenerationConfig, set_seed
 
 from approach.models import context_length, fastest_dtype, find_stops, load_model, weights_digest
-from approach.prompt import END_TAG, MAX_NEW_TOKENS
+from approach.prompt import END_TAG, MAX_NEW_TOKENS, REPETITION_PENALTY
 
 DECODINGS = {
     "greedy": {"do_sample": False},
-    "greedy, penalty 1.1": {"do_sample": False, "repetition_penalty": 1.1},
+    "greedy, penalty 1.15": {"do_sample": False, "repetition_penalty": REPETITION_PENALTY},
     "sampled": {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0},  # the report's
-    "sampled, penalty 1.1": {
+    "sampled, penalty 1.15": {
         "do_sample": True,
         "temperature": 0.7,
         "top_p": 0.9,
         "top_k": 0,
-        "repetition_penalty": 1.1,
+        "repetition_penalty": REPETITION_PENALTY,
     },
 }
 TOKENS_PER_ROUND = 128  # after each round the finished drafts leave the batch

@@ -19,7 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from approach.models import context_length, default_device, find_stops, load_model, require_trained
-from approach.prompt import encode_problem
+from approach.prompt import REPETITION_PENALTY, encode_problem
 
 SECONDS_BETWEEN_UPDATES = 0.1
 
@@ -33,6 +33,7 @@ class Sampling:
     top_p: float
     seed: int
     max_new_tokens: int
+    repetition_penalty: float = REPETITION_PENALTY  # 1: none
 
 
 @dataclass
@@ -151,6 +152,7 @@ def generate(
         input_ids=prompt["input_ids"].repeat(len(seeds), 1),
         attention_mask=prompt["attention_mask"].repeat(len(seeds), 1),
         do_sample=False,  # RowSampler leaves one token to choose
+        repetition_penalty=sampling.repetition_penalty,  # which comes before RowSampler
         logits_processor=[RowSampler(sampling, seeds, model.device)] if sampling.temperature else [],
         max_new_tokens=min(sampling.max_new_tokens, drafter.count_free_tokens(problem)),
         eos_token_id=stops or None,

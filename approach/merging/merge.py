@@ -18,7 +18,7 @@ from transformers import (
 from approach.files import first_line, hash_file
 from approach.merging.parity import MAX_LOGIT_DIFFERENCE, Reading, measure_effect, read_model, require_equal
 from approach.models import list_stops
-from approach.prompt import MAX_NEW_TOKENS
+from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
 
 SHARD_SIZE = "2GB"  # what saving holds in memory beside the model
 
@@ -46,7 +46,11 @@ def merge_adapter(
 
 
 def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Both ends stop a draft: the tag that training taught, and what ends a text for the base. Greedy, 448 tokens."""
+    """
+    What every client does unasked: greedy drafts of at most 448 tokens, with a penalty that keeps them from looping.
+
+    Two ends stop a draft: the tag that training taught, and what ends a text for the base.
+    """
     stops = [tokenizer.eos_token_id, *list_stops(model)]
     model.config.eos_token_id, model.config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     model.generation_config = GenerationConfig(
@@ -55,6 +59,7 @@ def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         pad_token_id=tokenizer.pad_token_id,
         max_new_tokens=MAX_NEW_TOKENS,
         do_sample=False,  # said aloud, or transformers' pipeline would sample
+        repetition_penalty=REPETITION_PENALTY,
     )
 
 

@@ -73,7 +73,12 @@ def draft_greedily(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     for prompt in PROMPTS:
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
         output = model.generate(
-            **inputs, do_sample=False, max_new_tokens=DRAFT_TOKENS, output_logits=True, return_dict_in_generate=True
+            **inputs,
+            do_sample=False,
+            repetition_penalty=1.0,  # the plain logits are compared
+            max_new_tokens=DRAFT_TOKENS,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
         ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
         drafts.append(Draft(ids, [logits[0].float() for logits in output.logits]))

@@ -7,7 +7,7 @@ import torch
 
 from approach.drafting import streaming
 from approach.drafting.streaming import Sampling, load_drafting_model, stream_drafts, write_draft
-from approach.prompt import encode_problem
+from approach.prompt import REPETITION_PENALTY, encode_problem
 
 PROBLEM = "We study how small models read long texts with noise."
 
@@ -42,6 +42,17 @@ def test_a_draft_is_the_models_continuation_up_to_its_end(tuned):
     finally:
         model.generation_config.eos_token_id = kept
     assert draft.ended and len(draft.ids) == end and draft.text == text
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_the_penalty_asked_for_is_in_force_whatever_the_model_ships(tuned, penalty):
+    prompt = encode_problem(tuned.tokenizer, PROBLEM)
+    start, options = prompt["input_ids"].shape[1], {"do_sample": False, "max_new_tokens": 24}
+    with torch.inference_mode():
+        ids = tuned.model.generate(**prompt, **options, repetition_penalty=penalty)[0, start:].tolist()
+        shipped = tuned.model.generate(**prompt, **options)[0, start:].tolist()
+    sampling = Sampling(1, 0, 0.9, 42, max_new_tokens=24, repetition_penalty=penalty)
+    assert write_draft(tuned, PROBLEM, 0, sampling).ids == ids[:24] != shipped
 
 
 def test_the_end_tag_ends_a_draft(tuned):
@@ -81,7 +92,8 @@ def test_greedy_drafts_and_the_bases_own_prompt(tuned, base):
     for drafter, drawn in zip([tuned, untuned], drafts, strict=True):
         text = f"<problem>{PROBLEM}</problem><approach>" if drafter.tuned else PROBLEM
         ids = drafter.tokenizer(text, return_tensors="pt")
-        new = drafter.model.generate(**ids, do_sample=False, max_new_tokens=8)[0, ids["input_ids"].shape[1] :]
+        options = {"do_sample": False, "max_new_tokens": 8, "repetition_penalty": REPETITION_PENALTY}
+        new = drafter.model.generate(**ids, **options)[0, ids["input_ids"].shape[1] :]
         assert drawn.ids == new.tolist()
     assert [draft.seed for draft in drafts] == [42, 42], "the base draws with the first seed"
 

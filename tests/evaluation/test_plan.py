@@ -19,7 +19,7 @@ NEAREST = "nearest training approach"
 
 @pytest.fixture
 def plan() -> dict:
-    decodings = {"fine-tuned": "sampled", "base": "greedy", "base, instructed": "sampled, penalty 1.1"}
+    decodings = {"fine-tuned": "sampled", "base": "greedy", "base, instructed": "sampled, penalty 1.15"}
     choice = Choice(decodings, "base, instructed", "base", {"fine-tuned": ["0a"], "base": ["0b"]}, {})
     return make_plan(
         choice, {"name": "pairs", "split": "test", "revision": None}, ROWS, Drafting(None, 3, 448, 8), 1000
@@ -39,7 +39,7 @@ def test_the_plan_names_three_comparisons_and_the_rows(plan):
         (row["metric"], row["decoding"], row["baseline"], row["baseline_decoding"]) for row in plan["comparisons"]
     ]
     assert named == [
-        ("specificity", "sampled", "base, instructed", "sampled, penalty 1.1"),
+        ("specificity", "sampled", "base, instructed", "sampled, penalty 1.15"),
         ("specificity", "sampled", NEAREST, "none"),
         ("problem_gain", None, "base", None),
     ]
@@ -61,7 +61,7 @@ def test_a_run_that_goes_on_under_another_plan_is_refused_in_one_line(plan, tmp_
 def test_three_outcomes_with_holm_and_every_run_listed(plan):
     estimates = {
         ("fine-tuned", "sampled"): {"specificity": estimate(0.5, 3)},
-        ("base, instructed", "sampled, penalty 1.1"): {"specificity": estimate(0.1)},
+        ("base, instructed", "sampled, penalty 1.15"): {"specificity": estimate(0.1)},
         (NEAREST, "none"): {"specificity": estimate(0.49)},
         ("fine-tuned", None): {"problem_gain": estimate(0.2, 3)},
         ("base", None): {"problem_gain": estimate(0.1)},
@@ -87,7 +87,7 @@ def test_power_is_told_for_each_comparison(plan):
         pairs = rng.normal(size=(2, num_rows, num_rows))
         return RowStatistics({}, pairs, pairs, np.zeros((2, num_rows, 2)), np.zeros((2, num_rows)))
 
-    names = [("fine-tuned", "sampled"), ("base, instructed", "sampled, penalty 1.1"), (NEAREST, "none")]
+    names = [("fine-tuned", "sampled"), ("base, instructed", "sampled, penalty 1.15"), (NEAREST, "none")]
     drafts = [SystemDrafts(system, "", [], decoding, []) for system, decoding in names]
     size, own = np.full(num_rows, 10.0), rng.normal(20, 1, size=(1, num_rows))
     bits = {name: Bits(size, own, own + rng.normal(1, 1, size=own.shape)) for name in ("fine-tuned", "base")}

@@ -113,6 +113,7 @@ def test_the_end_tag_stops_a_draft(merged):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged)
     end = tokenizer.convert_tokens_to_ids("</approach>")
     assert model.generation_config.eos_token_id == [end, tokenizer.pad_token_id]
+    assert (model.generation_config.do_sample, model.generation_config.repetition_penalty) == (False, 1.15)
     prompt = tokenizer("<problem>We study noise.</problem><approach>", return_tensors="pt")["input_ids"]
 
     def draft() -> list[int]:

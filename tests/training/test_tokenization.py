@@ -13,7 +13,7 @@ def tagged(base):
 
 
 def test_labels_are_the_approach_and_its_end_tag_and_nothing_else(trained, tagged):
-    """Exact, from the batches that the trainer really sees (the original run labelled padding, and whole rows that were cut off)."""
+    """Exact, from the batches that the trainer really sees (the original run labelled padding)."""
     batches = list(trained.trainer.get_train_dataloader())
     end, pad = tagged.convert_tokens_to_ids("</approach>"), tagged.pad_token_id
     texts = []
