@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, TemplateError
 from jinja2.filters import do_mark_safe
 
 from approach.files import first_line, read_json, write_whole
+from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
 
 DATASET_COLUMNS = ("id", "problem", "approach", "prompt", "completion")
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")  # the Hub's bounds of `size_categories`
@@ -91,6 +92,8 @@ def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> 
             "scored": list_scores(scores),
             "measured": list_measured(scores),
             "metrics": METRICS,
+            "max_new_tokens": MAX_NEW_TOKENS,
+            "repetition_penalty": REPETITION_PENALTY,
             "digits": {"specificity": 4, "bleu": 2, "chrf": 2},
         }
         card = render("model_card.md.jinja", values)

@@ -20,6 +20,7 @@ os.environ.update(
     WANDB_MODE="offline",
     TOKENIZERS_PARALLELISM="false",
     HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    OMP_WAIT_POLICY="PASSIVE",
     OMP_NUM_THREADS="1",  # two test processes of two threads each would wait for one another on two cores
 )
 
@@ -102,6 +103,14 @@ def assert_one_clear_line(result: subprocess.CompletedProcess, status: int, *par
     last_line = result.stderr.strip().splitlines()[-1]
     for part in parts:
         assert part in last_line
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A training in this process may ask for all cores, and the tests after it would keep them."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def test_dataset_checkpoints_adapter_and_model_pass_from_hub_to_hub(hub, base, a
     run("four", "evaluate_model.py", "--model_name_or_path", "alice/model", "--base_model_name_or_path",
         "alice/base", "--dataset_name", "alice/pairs", "--dataset_revision", pairs,
         "--num_examples", 2, "--max_new_tokens", 8,
-        "--num_validation", 2, "--num_seeds", 0, "--num_resamples", 100,
+        "--num_validation", 2, "--num_seeds", 1, "--num_resamples", 100,
         "--output_dir", "scores", "--bertscore_model", encoder, "--bertscore_num_layers", 6,
         token="read-token")  # fmt: skip
     scores = json.loads((tmp_path / "four/scores/scores.json").read_text(encoding="utf-8"))

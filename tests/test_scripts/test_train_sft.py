@@ -1,10 +1,7 @@
 import json
 import logging
-import os
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -252,24 +249,6 @@ def test_what_the_message_names_is_enough():
     recipe = ["--config", str(ROOT / "recipes/tinyllama_lora_epoch.yaml")]
     assert train_sft.parse_arguments([*recipe, "--use_cpu", "true"])[1].bf16
     assert not train_sft.parse_arguments([*recipe, "--bf16", "false", "--dtype", "float32"])[1].bf16
-
-
-def test_threads_wait_instead_of_spin(tmp_path):
-    """torch reads the choice when it is imported, which parsing the arguments already does."""
-    (tmp_path / "watch.py").write_text(
-        "import os, runpy, sys\n"
-        "class Watch:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'torch':\n"
-        "            print(os.environ.get('OMP_WAIT_POLICY'), flush=True)\n"
-        "            os._exit(0)\n"
-        f"sys.meta_path.insert(0, Watch())\nsys.path.insert(0, {str(ROOT)!r})\n"
-        f"sys.argv = ['train_sft.py']\nrunpy.run_path({str(ROOT / 'train_sft.py')!r}, run_name='__main__')\n",
-        encoding="utf-8",
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    result = subprocess.run([sys.executable, tmp_path / "watch.py"], env=environment, capture_output=True, text=True)
-    assert result.stdout == "PASSIVE\n"
 
 
 def test_nothing_is_printed_before_our_own_first_line(base, dataset, tmp_path):
