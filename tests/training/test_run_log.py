@@ -4,6 +4,8 @@ import os
 import shutil
 import struct
 import subprocess
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -43,6 +45,16 @@ def read_wandb(file) -> list[tuple[str, dict]]:
     return records
 
 
+def wait_for_run(file: Path) -> list[tuple[str, dict]]:
+    """The records once the run's own is among them: W&B's service may write on a little after the script has ended."""
+    for _ in range(200):
+        records = read_wandb(file)
+        if "run" in [kind for kind, _ in records]:
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{file.name} holds no run")
+
+
 def test_an_offline_wandb_run_holds_the_run_and_a_resumed_one_joins_its_group(base, dataset, tmp_path):
     folder = tmp_path / "adapter"
     command = launch_command(base, dataset, folder, "--report_to", "wandb", "--run_name", "tiny", "--save_steps", 4)
@@ -50,7 +62,7 @@ def test_an_offline_wandb_run_holds_the_run_and_a_resumed_one_joins_its_group(ba
     environment = {**os.environ, "WANDB_DIR": str(tmp_path)}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    records = read_wandb(file)
+    records = wait_for_run(file)
     (setup,) = [values for kind, values in records if kind == "run"]
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert len(run["dataset"].pop("ids")) == run["dataset"]["rows"], "left to run.json: there may be 100,000"
@@ -70,7 +82,7 @@ def test_an_offline_wandb_run_holds_the_run_and_a_resumed_one_joins_its_group(ba
     command += ["--resume_from_checkpoint", "true"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     (again,) = set(tmp_path.glob("wandb/offline-run-*/*.wandb")) - {file}
-    (resumed,) = [values for kind, values in read_wandb(again) if kind == "run"]
+    (resumed,) = [values for kind, values in wait_for_run(again) if kind == "run"]
     assert resumed["group"] == setup["group"] != "" and resumed["id"] != setup["id"]
 
 
