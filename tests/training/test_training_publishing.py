@@ -69,7 +69,11 @@ def test_what_is_pushed_names_a_local_base_by_its_last_name(trained, base):
     assert told == [str(base), base.name] and not copy.exists()
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+# Two of the four run with the slow tests: what each publishes is tested below in this process, too.
+@pytest.mark.parametrize(
+    "strategy",
+    ["end", "all_checkpoints", *(pytest.param(name, marks=pytest.mark.slow) for name in ("every_save", "checkpoint"))],
+)
 def test_what_is_pushed_is_private_and_holds_no_arguments(base, dataset, tmp_path, strategy):
     with HubServer(users={"write-token": "alice"}) as hub:
         result = run_and_push(hub, tmp_path, base, dataset, "--hub_model_id", "adapter", "--hub_strategy", strategy)
@@ -206,6 +210,7 @@ def test_a_push_that_fails_ends_in_one_line_and_keeps_the_adapter(base, dataset,
         assert repository.files().keys() == own | {".gitattributes"}
 
 
+@pytest.mark.slow
 def test_a_push_that_fails_after_a_checkpoint_is_finished_by_resuming(base, dataset, tmp_path):
     with HubServer(users={"write-token": "alice"}) as hub:
         hub.fail(500, method="POST", path="/commit/", times=100)
