@@ -105,20 +105,6 @@ def assert_one_clear_line(result: subprocess.CompletedProcess, status: int, *par
         assert part in last_line
 
 
-LONGEST_FILES = (
-    "test_whole_path",
-    "test_hub_to_hub",
-    "test_run_log",
-    "test_life_of_a_run",
-    "test_training_publishing",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: two processes share the files, and neither should begin a long one at the very end."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST_FILES)
-
-
 @pytest.fixture(autouse=True)
 def one_thread():
     """A training in this process may ask for all cores, and the tests after it would keep them."""
