@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from approach.arguments import parse
-from approach.files import folder_written_whole, public_name, require_free
+from approach.files import folder_written_whole, is_hub_id, public_name, require_free
 from approach.threads import choose_waiting
 
 if TYPE_CHECKING:
@@ -100,8 +100,6 @@ class MergeArguments:
 
     def check_publishing(self):
         """Raises ValueError where it is not clear what to publish, or where to."""
-        from approach.hub import is_hub_id  # half a second, which --help does not wait for
-
         publishes = self.push_to_hub or self.push_only is not None
         if publishes and not is_hub_id(self.hub_model_id):
             raise ValueError(f"publishing needs --hub_model_id user/name, got {self.hub_model_id}")

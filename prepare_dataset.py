@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from approach.arguments import parse
-from approach.files import read_json, require_free, write_json
+from approach.files import is_hub_id, read_json, require_free, write_json
 from approach.prompt import MAX_PROBLEM_WORDS
 
 if TYPE_CHECKING:
@@ -110,11 +110,8 @@ class PrepareArguments:
     )
 
     def __post_init__(self):
-        if self.push_to_hub or self.push_only:
-            from approach.hub import is_hub_id
-
-            if not is_hub_id(self.hub_dataset_id):
-                raise ValueError(f"publishing needs --hub_dataset_id user/name, got {self.hub_dataset_id}")
+        if (self.push_to_hub or self.push_only) and not is_hub_id(self.hub_dataset_id):
+            raise ValueError(f"publishing needs --hub_dataset_id user/name, got {self.hub_dataset_id}")
         if self.push_only:
             return
         if self.dataset_name == ARXIV["dataset_name"]:

@@ -30,6 +30,11 @@ def public_name(name: str) -> str:
     return re.split(r"[\\/]", os.path.abspath(name).rstrip("\\/"))[-1] or "root"
 
 
+def is_hub_id(name: str | None) -> bool:
+    """Whether a name has the form `user/name`."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name or ""))
+
+
 def read_json(path: Path) -> dict:
     """A JSON object, empty where there is no such file; ends with one line where the file is damaged."""
     try:

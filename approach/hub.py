@@ -25,7 +25,6 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt")  # may hold any wo
 
 TOKEN = r"hf_[A-Za-z0-9]{30,}"
 HOME_PATH = r"(?<![\w/.:])/(?:home|root|Users|tmp)/[\w.-]|\b[A-Za-z]:\\\\?Users"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class PublishError(Exception):
@@ -53,11 +52,6 @@ class Published:
     repo_id: str
     revision: str
     url: str
-
-
-def is_hub_id(name: str | None) -> bool:
-    """Whether a name has the form `user/name`."""
-    return bool(HUB_ID.fullmatch(name or ""))
 
 
 def list_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
