@@ -65,7 +65,15 @@ class EvaluationArguments:
     )
     dataset_revision: str | None = field(default=None, metadata={"help": "The dataset's commit or tag on the Hub."})
     dataset_split: str = field(default="test", metadata={"help": "Split to draft for."})
-    num_examples: int = field(default=100, metadata={"help": "Rows to draft for: the first of the split, by id."})
+    num_examples: int = field(default=100, metadata={"help": "Rows to draft for."})
+    id_range: list[float] = field(
+        default_factory=lambda: [0.0, 1.0],
+        metadata={"help": "The part of the split that they are from, by id: 0.5 1 is the later half."},
+    )
+    draw_seed: int | None = field(
+        default=None,
+        metadata={"help": "Draw the rows at random, with this seed; without it the first by id are taken."},
+    )
     num_validation: int = field(
         default=50, metadata={"help": "Validation rows on which decodings and the base's best ways are chosen."}
     )
@@ -77,6 +85,13 @@ class EvaluationArguments:
         metadata={"help": "JSONL files of other systems' drafts: id, prediction, given (text beyond the problem)."},
     )
     max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata={"help": "Longest draft, in tokens."})
+    dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "Of the models' weights: auto is bfloat16 where the device computes in it, else float32.",
+            "choices": ["auto", "float32", "bfloat16"],
+        },
+    )
     batch_size: int = field(default=32, metadata={"help": "Problems drafted for at once; halved where memory ends."})
     bertscore_model: str = field(
         default="roberta-large",
@@ -96,6 +111,8 @@ class EvaluationArguments:
         for name in ("num_examples", "num_validation", "num_seeds", "max_new_tokens", "batch_size", "num_resamples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if len(self.id_range) != 2 or not 0 <= self.id_range[0] < self.id_range[1] <= 1:
+            raise ValueError(f"--id_range must be two shares, 0 ≤ A < B ≤ 1, got {self.id_range}")
         models = [*self.model_name_or_path, *self.compared_model_name_or_path]
         if twice := [name for name in models if models.count(name) > 1]:
             raise ValueError(f"{twice[0]} is named twice: the same drafts would count as those of two models")
@@ -109,18 +126,19 @@ def main(args: EvaluationArguments) -> None:
 
     from approach.drafting.generation import PartialDrafts
     from approach.evaluation import choice, controls, copying, drafts, plan, statistics, systems
-    from approach.evaluation.rows import load_problems
+    from approach.evaluation.rows import Selection, load_problems
+    from approach.models import choose_dtype
 
     recipes = systems.name_recipes(args.model_name_or_path, args.compared_model_name_or_path)
-    problems = load_problems(
-        args.dataset_name, args.dataset_revision, args.dataset_split, args.num_examples, args.num_validation
-    )
+    selection = Selection(args.dataset_split, args.num_examples, tuple(args.id_range), args.draw_seed)
+    problems = load_problems(args.dataset_name, args.dataset_revision, selection, args.num_validation)
     rows_seen = {recipe.system: copying.read_rows_seen(recipe.models[0], problems.train) for recipe in recipes}
     others, given = systems.load_predictions(args.predictions, problems.rows)
     metrics = statistics.load_metrics(args.bertscore_model, args.bertscore_num_layers)
 
     partial = PartialDrafts(Path(args.output_dir))
-    drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size)
+    dtype = choose_dtype(args.dtype, PartialState().device)
+    drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size, dtype)
     chosen = choice.choose(recipes, args.base_model_name_or_path, problems, metrics, drafting)
     planned = plan.make_plan(chosen, describe_dataset(args), problems.rows, drafting, args.num_resamples)
     plan.keep_plan(planned, partial.folder)
@@ -138,10 +156,11 @@ def main(args: EvaluationArguments) -> None:
         shutil.rmtree(partial.folder)
 
 
-def describe_dataset(args: EvaluationArguments) -> dict[str, str | None]:
+def describe_dataset(args: EvaluationArguments) -> dict[str, str | int | list[float] | None]:
     """Which rows are scored, without the user's folders."""
+    chosen = {"id_range": args.id_range, "draw_seed": args.draw_seed}
     name = public_name(args.dataset_name)
-    return {"name": name, "split": args.dataset_split, "revision": args.dataset_revision}
+    return {"name": name, "split": args.dataset_split, "revision": args.dataset_revision, **chosen}
 
 
 def score(args: EvaluationArguments, problems, drafts, bits, given, chosen, planned, rows_seen, metrics) -> None:
@@ -159,6 +178,7 @@ def score(args: EvaluationArguments, problems, drafts, bits, given, chosen, plan
         max_new_tokens=args.max_new_tokens,
         num_seeds=args.num_seeds,
         num_resamples=args.num_resamples,
+        dtype=planned["dtype"],
     )
     scored = scores.score_systems(drafts, counted, bits, rows, metrics, args.num_resamples)
     shown = {name: chosen.decodings[name] for name in [*rows_seen, chosen.base_for_drafts]}

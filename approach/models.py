@@ -76,9 +76,22 @@ def default_device() -> str:
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on GPUs from Ampere on, else float32. (`is_bf16_supported()` is true where it is only emulated.)"""
-    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    """bfloat16 where the device computes in it: GPUs from Ampere on and processors that say so; else float32."""
+    if device.type == "cuda":  # `is_bf16_supported()` is true where it is only emulated
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = device.type == "cpu" and bool({"avx512_bf16", "amx_bf16"} & find_instructions())
     return torch.bfloat16 if fast else torch.float32
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """A dtype by its name, or the fastest one for "auto"."""
+    return fastest_dtype(device) if name == "auto" else getattr(torch, name)
+
+
+def find_instructions() -> set[str]:
+    """The names of the processor's instruction sets, as torch has them."""
+    return {name for name, present in torch.cpu.get_capabilities().items() if present is True}
 
 
 def list_stops(model: PreTrainedModel) -> list[int]:

@@ -22,16 +22,15 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from approach.drafting.generation import Drafter
-    from approach.evaluation.rows import load_first_rows, load_rows
+    from approach.evaluation.rows import Selection, load_rows
 
-    rows = load_first_rows(args.dataset_name, None, "validation", args.rows)
+    rows = Selection("validation", args.rows).take(load_rows(args.dataset_name, None, "validation"))
     specificity, behaviour = (
         evaluate.load(str(ROOT / "metrics" / f"{name}.py")) for name in ("specificity", "behaviour")
     )
     weights = specificity.weigh([row["approach"] for row in load_rows(args.dataset_name, None, "train")])
     references, problems = ([row[name] for row in rows] for name in ("approach", "problem"))
-    drafter = Drafter(args.model, batch_size=32)
-    drafter.model.to(getattr(torch, args.dtype))
+    drafter = Drafter(args.model, batch_size=32, dtype=getattr(torch, args.dtype))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["prompt"]))
     for penalty in args.penalties:
         for name, decoding in (("greedy", GREEDY), ("sampled", SAMPLED)):

@@ -23,9 +23,10 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from approach.drafting.generation import Drafter, PartialDrafts
-    from approach.evaluation.rows import load_first_rows
+    from approach.evaluation.rows import Selection, load_rows
 
-    prompts = [row["prompt"] for row in load_first_rows(args.dataset_name, None, "test", args.num_examples)]
+    test_rows = Selection("test", args.num_examples).take(load_rows(args.dataset_name, None, "test"))
+    prompts = [row["prompt"] for row in test_rows]
     sizes, seconds, drafts = [1, *args.batch_sizes], {}, {}
     for repeat in range(args.repeats):
         for size in sizes if repeat % 2 == 0 else reversed(sizes):

@@ -45,13 +45,13 @@ def main(args: argparse.Namespace) -> None:
     from nltk.stem.snowball import SnowballStemmer
     from nupunkt import sent_tokenize
 
-    from approach.evaluation.rows import load_first_rows, load_rows
+    from approach.evaluation.rows import Selection, load_rows
     from approach.neighbours import Neighbours
 
     metric = load_metric()
     train, rows = (
         load_rows(args.dataset_name, None, "train"),
-        load_first_rows(args.dataset_name, None, "validation", 300),
+        Selection("validation", 300).take(load_rows(args.dataset_name, None, "validation")),
     )
     problems, corpus = [row["problem"] for row in rows], [row["approach"] for row in train]
     hits = Neighbours([row["problem"] for row in train]).nearest(problems, 1)

@@ -113,6 +113,14 @@ def one_thread():
         sys.modules["torch"].set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def float32():
+    """Models draft in FP32 in this process, whatever the processor computes in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cpu.get_capabilities", dict)
+        yield
+
+
 @pytest.fixture(scope="session")
 def base(tmp_path_factory) -> Path:
     return make_base(tmp_path_factory.mktemp("models") / "base")

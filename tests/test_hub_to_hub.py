@@ -85,6 +85,8 @@ def test_dataset_checkpoints_adapter_and_model_pass_from_hub_to_hub(hub, base, a
         "name": "alice/pairs",
         "split": "test",
         "revision": pairs,
+        "id_range": [0.0, 1.0],
+        "draw_seed": None,
     }
     assert hub.repo("dataset", "alice/pairs").branches["main"] == pairs
     for name in ("alice/checkpoints", "alice/adapter", "alice/model"):

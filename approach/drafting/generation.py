@@ -12,7 +12,7 @@ from typing import TypedDict
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
-from transformers import GenerationConfig, set_seed
+from transformers import BatchEncoding, GenerationConfig, StoppingCriteria, set_seed
 
 from approach.models import context_length, fastest_dtype, find_stops, load_model, weights_digest
 from approach.prompt import END_TAG, MAX_NEW_TOKENS, REPETITION_PENALTY
@@ -29,7 +29,7 @@ DECODINGS = {
         "repetition_penalty": REPETITION_PENALTY,
     },
 }
-TOKENS_PER_ROUND = 128  # after each round the finished drafts leave the batch
+LEAVING = 8  # once one in so many drafts of a batch has ended, the ended ones leave it
 
 
 class Draft(TypedDict):
@@ -46,6 +46,18 @@ def cut_draft(ids: list[int], stops: set[int]) -> tuple[list[int], bool]:
         if token in stops:
             return ids[:position], True
     return ids, False
+
+
+class EnoughEnded(StoppingCriteria):
+    """Interrupts a batch once one in `LEAVING` of its drafts has ended, so that the ended ones can leave it."""
+
+    def __init__(self, num_drafts: int, stops: set[int], device: torch.device):
+        self.ended = torch.zeros(num_drafts, dtype=torch.bool, device=device)
+        self.stops = torch.tensor(sorted(stops), device=device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        self.ended |= torch.isin(input_ids[:, -1], self.stops)
+        return torch.full_like(self.ended, self.ended.sum() * LEAVING >= len(self.ended))
 
 
 class PartialDrafts:
@@ -81,7 +93,11 @@ class PartialDrafts:
 
 
 class Drafter:
-    """A model that drafts, and its tokenizer. Ends with one line that names `argument` where it cannot be loaded."""
+    """
+    A model that drafts, in `dtype` or the fastest that the device has, and its tokenizer.
+
+    Ends with one line that names `argument` where it cannot be loaded.
+    """
 
     def __init__(
         self,
@@ -89,11 +105,12 @@ class Drafter:
         max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int = 32,
         argument: str = "--model_name_or_path",
+        dtype: torch.dtype | None = None,
     ):
         self.name, self.max_new_tokens, self.batch_size, self.argument = name, max_new_tokens, batch_size, argument
         self.max_batch = batch_size  # how many drafts fit into memory at once, as far as is known
         device = PartialState().device
-        self.model, self.tokenizer = load_model(name, argument, fastest_dtype(device), device)
+        self.model, self.tokenizer = load_model(name, argument, dtype or fastest_dtype(device), device)
         self.stops = find_stops(self.model, self.tokenizer)
         # What a model's folder sets for its users, a repetition penalty say, is no part of the decodings above.
         self.model.generation_config = GenerationConfig()
@@ -151,7 +168,8 @@ class Drafter:
             first, rest = prompts[: self.max_batch], prompts[self.max_batch :]
             return self.draft_batch(first, decoding) + self.draft_batch(rest, decoding)
         try:
-            return self.draft_together(prompts, decoding)
+            with torch.inference_mode():
+                return self.draft_together(prompts, decoding)
         except torch.OutOfMemoryError:
             if len(prompts) == 1:
                 sys.exit(
@@ -167,27 +185,43 @@ class Drafter:
         """
         Drafts for prompts that fit into memory together.
 
-        After every round of tokens the drafts that have ended leave the batch: reading the others anew takes far less
-        time than computing the ended ones on.
+        Drafts that have ended leave the batch, and the others go on with what the model has cached of them.
         """
-        texts = self.tokenizer(prompts)["input_ids"]
-        starts, longest = [len(ids) for ids in texts], max(len(ids) for ids in texts)
-        budget = min(self.max_new_tokens, context_length(self.model) - longest)
+        texts = self.pad(prompts)
+        ids, mask = texts["input_ids"], texts["attention_mask"]
+        width = ids.shape[1]
+        budget = min(self.max_new_tokens, context_length(self.model) - width)
         if budget < 1:
-            sys.exit(f"{self.argument} {self.name}: a prompt of {longest} tokens leaves no room for a draft")
-        unfinished, ended = list(range(len(prompts))), [False] * len(prompts)
-        for written in range(0, budget, TOKENS_PER_ROUND):
-            num_tokens = min(TOKENS_PER_ROUND, budget - written)
-            new = self.continue_texts([texts[i] for i in unfinished], num_tokens, decoding)
-            for i, ids in zip(unfinished, new, strict=True):
-                ids, ended[i] = cut_draft(ids, self.stops)
-                texts[i] += ids
-            unfinished = [i for i in unfinished if not ended[i]]
-            if not unfinished:
-                break
-        return [
-            self.decode(ids[start:], has_ended) for ids, start, has_ended in zip(texts, starts, ended, strict=True)
-        ]
+            sys.exit(f"{self.argument} {self.name}: a prompt of {width} tokens leaves no room for a draft")
+        drafts: dict[int, Draft] = {}
+        rows, cache = list(range(len(prompts))), None
+        while rows:
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                **decoding,
+                max_new_tokens=budget - (ids.shape[1] - width),
+                eos_token_id=sorted(self.stops),
+                pad_token_id=self.tokenizer.pad_token_id,
+                stopping_criteria=[EnoughEnded(len(rows), self.stops, ids.device)],
+                return_dict_in_generate=True,
+            )
+            ids, cache, going_on = output.sequences, output.past_key_values, []
+            is_last = ids.shape[1] == width + budget
+            for place, new in enumerate(ids[:, width:].tolist()):
+                new, ended = cut_draft(new, self.stops)
+                if ended or is_last:
+                    drafts[rows[place]] = self.decode(new, ended)
+                else:
+                    going_on.append(place)
+            rows, kept = (
+                [rows[place] for place in going_on],
+                torch.tensor(going_on, dtype=torch.long, device=ids.device),
+            )
+            ids, mask = ids[kept], torch.nn.functional.pad(mask[kept], (0, ids.shape[1] - mask.shape[1]), value=1)
+            cache.batch_select_indices(kept)
+        return [drafts[row] for row in range(len(prompts))]
 
     def decode(self, ids: list[int], has_ended: bool) -> Draft:
         """
@@ -199,23 +233,15 @@ class Drafter:
         text, tag, _ = self.tokenizer.decode(ids, skip_special_tokens=True).partition(END_TAG)
         return {"prediction": text.strip(), "ended": has_ended or bool(tag), "num_tokens": len(ids)}
 
-    def continue_texts(self, texts: list[list[int]], num_tokens: int, decoding: dict) -> list[list[int]]:
+    def pad(self, prompts: list[str]) -> BatchEncoding:
         """
-        At most `num_tokens` more tokens for each text, texts padded on the left.
+        The prompts' ids and mask, `(rows, longest prompt)`, padded on the left, on the model's device.
 
-        A text is padded with its own first token: a repetition penalty counts what is masked, too, and a padding token
-        that also ends drafts would end the padded ones more rarely.
+        A prompt is padded with its own first token: a repetition penalty counts what is masked, too, and a padding
+        token that also ends drafts would end the padded ones more rarely.
         """
-        width, pad = max(len(ids) for ids in texts), self.tokenizer.pad_token_id
-        rows = torch.tensor([(ids[:1] or [pad]) * (width - len(ids)) + ids for ids in texts])
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in texts])
-        with torch.inference_mode():
-            output = self.model.generate(
-                input_ids=rows.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
-                **decoding,
-                max_new_tokens=num_tokens,
-                eos_token_id=sorted(self.stops),
-                pad_token_id=pad,
-            )
-        return output[:, width:].tolist()
+        texts = self.tokenizer(prompts)["input_ids"]
+        width = max(len(ids) for ids in texts)
+        rows = [(ids[:1] or [self.tokenizer.pad_token_id]) * (width - len(ids)) + ids for ids in texts]
+        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in texts]
+        return BatchEncoding({"input_ids": rows, "attention_mask": mask}, tensor_type="pt").to(self.model.device)

@@ -18,7 +18,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
-from approach.models import context_length, default_device, find_stops, load_model, require_trained
+from approach.models import context_length, default_device, fastest_dtype, find_stops, load_model, require_trained
 from approach.prompt import REPETITION_PENALTY, encode_problem
 
 SECONDS_BETWEEN_UPDATES = 0.1
@@ -90,13 +90,15 @@ class Draft:
 
 def load_drafting_model(name: str, argument: str, tuned: bool = True, base: str | None = None) -> DraftingModel:
     """
-    A model in FP32, on the GPU where there is one; an adapter is merged into its base, or into `base`.
+    A model in the fastest precision that the device has, on the GPU where there is one; an adapter is merged into its
+    base, or into `base`.
 
     Ends with one line that names `argument` where it cannot be loaded, or is `tuned` and was not trained to draft.
     """
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # PEFT warns that new rows are random before it loads the trained ones
-    model, tokenizer = load_model(name, argument, device=default_device(), base=base)
+    device = torch.device(default_device())
+    model, tokenizer = load_model(name, argument, fastest_dtype(device), device, base)
     if tuned:
         require_trained(tokenizer, name, argument)
     return DraftingModel(model, tokenizer, tuned)

@@ -13,19 +13,20 @@ EMPTY_ROW = {"problem": "", "prompt": make_prompt("")}
 def draft_recipe(
     recipe: Recipe, problems: Problems, choice: Choice, drafting: Drafting
 ) -> tuple[list[SystemDrafts], Bits]:
-    """A recipe's drafts with its chosen decoding, the judged one's greedy ones, too, and its bits."""
-    chosen = choice.decodings[recipe.system]
-    decodings = [chosen, "greedy"] if recipe.kind == TUNED and chosen != "greedy" else [chosen]
-    runs: dict[str, list] = {name: [] for name in decodings}
+    """A recipe's drafts with its chosen decoding, greedy ones of the judged recipe's first run, too, and its bits."""
+    chosen, first = choice.decodings[recipe.system], recipe.names[0]
+    runs, greedy, bits = [], [], []
     prompts, approaches = ([row[name] for row in problems.rows] for name in ("prompt", "approach"))
-    bits = []
     for name, drafter in zip(recipe.names, drafting.load_runs(recipe), strict=True):
         print(f"{recipe.system}: {len(prompts)} drafts by {name}")
-        for decoding in decodings:
-            runs[decoding] += drafting.draft(drafter, prompts, decoding, drafting.num_seeds)
+        runs += drafting.draft(drafter, prompts, chosen, drafting.num_seeds)
+        if recipe.kind == TUNED and name == first and chosen != "greedy":
+            greedy = drafting.draft(drafter, prompts, "greedy")
         empty = EMPTY_ROW["prompt"]
         bits.append(measure_bits(drafter, prompts, approaches, drafting.partial, permuted=True, empty_prompt=empty))
-    drafts = [SystemDrafts(recipe.system, recipe.kind, recipe.names, name, runs[name]) for name in decodings]
+    drafts = [SystemDrafts(recipe.system, recipe.kind, recipe.names, chosen, runs)]
+    if greedy:
+        drafts.append(SystemDrafts(recipe.system, recipe.kind, [first], "greedy", greedy))
     return drafts, join_models(bits)
 
 

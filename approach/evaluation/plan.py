@@ -43,6 +43,7 @@ def make_plan(
         "dataset": dict(dataset),
         "max_new_tokens": drafting.max_new_tokens,
         "seeds": drafting.num_seeds,
+        "dtype": str(drafting.dtype).removeprefix("torch."),
         "resamples": num_resamples,
         "weights": choice.weights,
     }

@@ -23,25 +23,40 @@ class Problems:
     random_train: list[dict]  # a training row, drawn for each row
 
 
-def load_problems(
-    dataset_name: str, revision: str | None, split: str, num_examples: int, num_validation: int
-) -> Problems:
-    """The first `num_examples` rows of `split` by id, and what goes with them; ends with one line on failure."""
-    rows = load_first_rows(dataset_name, revision, split, num_examples)
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of a split are scored: of a part of it by id, the first ones or a draw."""
+
+    split: str
+    num_examples: int
+    id_range: tuple[float, float] = (0.0, 1.0)  # the part of the split, in the order of the ids
+    draw_seed: int | None = None  # None: the first by id
+
+    def take(self, rows: list[dict]) -> list[dict]:
+        """The chosen ones of a split's rows, by id: the same for every system, whatever the file's order."""
+        begin, end = (round(share * len(rows)) for share in self.id_range)
+        part = sorted(rows, key=lambda row: row["id"])[begin:end]
+        if self.draw_seed is None:
+            return part[: self.num_examples]
+        drawn = random.Random(self.draw_seed).sample(range(len(part)), min(self.num_examples, len(part)))
+        return [part[i] for i in sorted(drawn)]
+
+
+def load_problems(dataset_name: str, revision: str | None, selection: Selection, num_validation: int) -> Problems:
+    """The selected rows, and what goes with them; ends with one line on failure."""
+    rows = selection.take(load_rows(dataset_name, revision, selection.split))
+    if not rows:
+        sys.exit(f"--dataset_name {dataset_name}: its {selection.split} split has no row in that part of its ids")
     train = load_rows(dataset_name, revision, "train")
+    chosen_on = Selection("validation", num_validation, draw_seed=selection.draw_seed)
     rng = random.Random(0)
     return Problems(
         rows=rows,
-        validation=load_first_rows(dataset_name, revision, "validation", num_validation),
+        validation=chosen_on.take(load_rows(dataset_name, revision, chosen_on.split)),
         train=train,
         examples=rng.sample(train, min(NUM_EXAMPLES_SHOWN, len(train))),
         random_train=[rng.choice(train) for _ in rows],
     )
-
-
-def load_first_rows(dataset_name: str, revision: str | None, split: str, number: int) -> list[dict]:
-    """The first rows of a split by id: the same for every system and in every run, whatever the file's order."""
-    return sorted(load_rows(dataset_name, revision, split), key=lambda row: row["id"])[:number]
 
 
 def load_rows(dataset_name: str, revision: str | None, split: str) -> list[dict]:

@@ -38,12 +38,13 @@ def describe_setup(
     max_new_tokens: int,
     num_seeds: int,
     num_resamples: int,
+    dtype: str,
 ) -> dict:
-    """What was drafted for, and how drafts were made and scored; `dataset` says its name, split and revision."""
+    """What was drafted for, and how drafts were made and scored; `dataset` says which rows of which split."""
     return {
         "num_examples": len(rows),
         "dataset": dataset,
-        "decoding": {"max_new_tokens": max_new_tokens, "seeds": num_seeds, "decodings": DECODINGS},
+        "decoding": {"max_new_tokens": max_new_tokens, "seeds": num_seeds, "decodings": DECODINGS, "dtype": dtype},
         "bertscore_model": public_name(bertscore_model),
         "signatures": sign_metrics(metrics),
         "references_repeated_4grams": measure_repetition(metrics["behaviour"], rows),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from approach.drafting.generation import DECODINGS, Draft, Drafter, PartialDrafts
@@ -64,10 +65,11 @@ class Drafting:
     num_seeds: int
     max_new_tokens: int
     batch_size: int
+    dtype: torch.dtype
 
     def load(self, name: str, argument: str) -> Drafter:
         """A model that drafts in this way; ends with one line that names `argument` where there is none."""
-        return Drafter(name, self.max_new_tokens, self.batch_size, argument)
+        return Drafter(name, self.max_new_tokens, self.batch_size, argument, self.dtype)
 
     def load_runs(self, recipe: Recipe) -> Iterator[Drafter]:
         """The models of a recipe, one at a time."""

@@ -36,22 +36,23 @@ def test_the_prompt_is_cut_off_by_position(merged, dataset, tmp_path):
 
 def test_drafts_that_have_ended_leave_the_batch_and_the_others_stay_the_same(merged, dataset, tmp_path, monkeypatch):
     prompts = load_dataset(str(dataset), split="test")["prompt"][:]
-    drafter = Drafter(str(merged), max_new_tokens=40)
-    # Random models rarely end: as if the commonest first token of a draft were an end, too.
-    drafter.stops |= {
-        drafter.continue_texts([drafter.tokenizer(prompts[0])["input_ids"]], 20, {"do_sample": False})[0][9]
-    }
-    whole = drafter.draft_batch(prompts, {"do_sample": False})
-    sizes, continue_texts = [], drafter.continue_texts
+    drafter, greedy = Drafter(str(merged), max_new_tokens=40), {"do_sample": False}
+    # Random models rarely end: as if the tenth token of the first draft were an end, too.
+    ids = drafter.pad(prompts[:1])
+    drafter.stops.add(
+        int(drafter.model.generate(**ids, **greedy, max_new_tokens=20)[0, ids["input_ids"].shape[1] + 9])
+    )
+    alone = [drafter.draft_batch([prompt], greedy)[0] for prompt in prompts]
+    sizes, forward = [], drafter.model.forward
 
-    def count(texts, *arguments):
-        sizes.append(len(texts))
-        return continue_texts(texts, *arguments)
+    def count(input_ids, **arguments):
+        sizes.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **arguments)
 
-    monkeypatch.setattr(generation, "TOKENS_PER_ROUND", 8)
-    monkeypatch.setattr(drafter, "continue_texts", count)
-    assert drafter.draft_batch(prompts, {"do_sample": False}) == whole
-    assert sizes[0] == len(prompts) > sizes[-1] and {draft["ended"] for draft in whole} == {True, False}
+    monkeypatch.setattr(drafter.model, "forward", count)
+    assert drafter.draft_batch(prompts, greedy) == alone
+    assert sizes[0][0] == len(prompts) > sizes[-1][0] and {draft["ended"] for draft in alone} == {True, False}
+    assert all(tokens == 1 for _, tokens in sizes[1:]), "what was read is not read again"
 
 
 def test_an_adapter_folder_drafts_as_its_merged_model(trained, merged, dataset, tmp_path):
@@ -169,7 +170,7 @@ def test_everything_that_decides_a_draft_is_in_the_hash_of_its_settings(merged, 
     if changed == "weights":
         other.model.get_output_embeddings().weight.data[0, 0] += 1e-3
     if changed == "dtype":
-        other.model.to(torch.bfloat16)
+        other.model.to(torch.float32 if other.model.dtype == torch.bfloat16 else torch.bfloat16)
     if changed == "library":
         monkeypatch.setattr(generation, "version", lambda name: "0")
     assert other.hash_settings(**settings) != before

@@ -2,12 +2,13 @@
 
 import evaluate
 import pytest
+import torch
 from conftest import ROOT
 
 from approach.drafting.generation import DECODINGS, PartialDrafts
 from approach.evaluation.choice import choose, find_best
 from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
-from approach.evaluation.rows import load_problems
+from approach.evaluation.rows import Selection, load_problems
 from approach.evaluation.systems import Drafting, name_recipes
 
 
@@ -45,8 +46,8 @@ def test_gates_are_endings_and_repetition(metrics, dataset):
 
 
 def test_all_that_was_measured_is_recorded_and_every_system_has_a_decoding(metrics, merged, base, dataset, tmp_path):
-    problems = load_problems(str(dataset), None, "test", 2, 2)
-    drafting = Drafting(PartialDrafts(tmp_path / "scores"), 1, 8, 4)
+    problems = load_problems(str(dataset), None, Selection("test", 2), 2)
+    drafting = Drafting(PartialDrafts(tmp_path / "scores"), 1, 8, 4, torch.float32)
     recipes = name_recipes([str(merged)], [])
     choice = choose(recipes, str(base), problems, metrics, drafting)
     systems = choice.record["systems"]
@@ -64,7 +65,7 @@ def test_all_that_was_measured_is_recorded_and_every_system_has_a_decoding(metri
 
 
 def test_one_validation_row_chooses_too(metrics, merged, base, dataset, tmp_path):
-    problems = load_problems(str(dataset), None, "test", 2, 1)
-    drafting = Drafting(PartialDrafts(tmp_path / "scores"), 1, 4, 4)
+    problems = load_problems(str(dataset), None, Selection("test", 2), 1)
+    drafting = Drafting(PartialDrafts(tmp_path / "scores"), 1, 4, 4, torch.float32)
     choice = choose(name_recipes([str(merged)], []), str(base), problems, metrics, drafting)
     assert choice.record["systems"]["base"]["problem_gain"] is None and choice.base_for_gain == "base"

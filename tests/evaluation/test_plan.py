@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from approach.evaluation.bits import Bits
 from approach.evaluation.choice import Choice
@@ -22,7 +23,11 @@ def plan() -> dict:
     decodings = {"fine-tuned": "sampled", "base": "greedy", "base, instructed": "sampled, penalty 1.15"}
     choice = Choice(decodings, "base, instructed", "base", {"fine-tuned": ["0a"], "base": ["0b"]}, {})
     return make_plan(
-        choice, {"name": "pairs", "split": "test", "revision": None}, ROWS, Drafting(None, 3, 448, 8), 1000
+        choice,
+        {"name": "pairs", "split": "test", "revision": None},
+        ROWS,
+        Drafting(None, 3, 448, 8, torch.float32),
+        1000,
     )
 
 
