@@ -207,6 +207,11 @@ def print_summary(report: dict) -> None:
     for reason, count in report["funnel"].items():
         if count or reason in ("read", "kept"):
             print(f"{reason.replace('_', ' '):>26} {count:>9,}")
+    if report.get("csv", {}).get("rows_of_several_lines"):
+        told = "CSV: {rows:,} rows from {lines:,} lines, {rows_of_several_lines:,} of them of several lines each"
+        print(f"{told.format(**report['csv'])}. Where they should not be, look for a stray quotation mark")
+    if report["repeated_ids"]:
+        print(f"{report['repeated_ids']:,} rows have the id of a row before: they are called ID-2, ID-3, …")
     print(", ".join(f"{name} {size:,}" for name, size in report["splits"].items()))
     if "near_duplicates" in report:
         print("{rows:,} rows in {clusters:,} clusters of near duplicates, {where}".format(**report["near_duplicates"]))

@@ -72,7 +72,9 @@ def build_row(row: dict, columns: Columns, rules: PairRules) -> dict[str, str | 
     """One dataset row: its texts, why it is dropped (empty where it is not), its year (0 for none) and its words."""
     problem, approach, reason = build_pair(row, columns, rules)
     source_id = row[columns.id] if columns.id else None
-    if source_id is None:
+    if isinstance(source_id, list | dict | bytes):
+        raise ValueError(f"{columns.id} {source_id!r:.80} is no id: a text or a number was expected")
+    if source_id is None or source_id == "":
         source_id = hashlib.sha256(json.dumps(list(row.values()), default=str).encode()).hexdigest()[:16]
     return {
         "id": str(source_id),
@@ -114,9 +116,16 @@ def build_pair(row: dict, columns: Columns, rules: PairRules) -> tuple[str, str,
 
 
 def clean(text: object) -> str:
-    """`text` with control characters as spaces; a list of sentences, in `<S> … </S>` or not, becomes lines."""
+    """
+    `text` with control characters as spaces; a list of sentences, in `<S> … </S>` or not, becomes lines.
+
+    What is neither, such as a number or lists within a list, is an empty text.
+    """
     if isinstance(text, list):
-        text = "\n".join(re.sub(r"^\s*<S>|</S>\s*$", "", str(sentence)) for sentence in text if sentence is not None)
+        sentences = [sentence for sentence in text if sentence is not None]
+        if not all(isinstance(sentence, str) for sentence in sentences):
+            return ""
+        text = "\n".join(re.sub(r"^\s*<S>|</S>\s*$", "", sentence) for sentence in sentences)
     return CONTROL.sub(" ", text).strip() if isinstance(text, str) else ""
 
 
