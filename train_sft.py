@@ -31,15 +31,23 @@ template, `run.json`, the loss curve, and `samples.jsonl`, drafts for the same v
         --config recipes/tinyllama_lora_fp32.yaml --dataset_name outputs/arxiv_pairs --output_dir outputs/adapter
 """
 
+if __name__ == "__main__":
+    from approach.stopping import listen
+
+    listen()  # to Ctrl-C, before all else
+
 import argparse
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from approach.arguments import require_ranges
 from approach.files import public_name
 from approach.prompt import END_TAG
+from approach.stopping import run
 from approach.threads import choose_waiting
+from approach.training.arguments import NO_BASE, NO_BFLOAT16, check_training
 from approach.training.notices import hide_notices
 
 if TYPE_CHECKING:
@@ -51,11 +59,6 @@ if TYPE_CHECKING:
     from approach.training.trainer import ApproachTrainer
 
 USAGE = "accelerate launch %(prog)s --config RECIPE --ARGUMENT VALUE … (the most used: --help, all: --help_all)"
-NO_BASE = "--model_name_or_path is missing: the base model's folder or Hub id"
-NO_BFLOAT16 = (
-    "bf16: true needs a GPU with bfloat16, and there is none here: add --use_cpu true to train on the CPU in 16 bits, "
-    "or --bf16 false --dtype float32 for 32 bits"
-)
 # For --help alone: what these are and do is TRL's and transformers' own.
 LIBRARY_ARGUMENTS = {
     "config": "A recipe: a YAML file of arguments. What the command line says comes first.",
@@ -115,10 +118,13 @@ class RunArguments:
     public: bool = field(default=False, metadata={"help": "Publish to a public repository; otherwise a private one."})
 
     def __post_init__(self):
-        if not 0 < self.train_fraction <= 1:
-            raise ValueError(f"--train_fraction must lie in (0, 1], got {self.train_fraction}")
-        if self.num_eval_rows < 1:
-            raise ValueError(f"--num_eval_rows must be at least 1, got {self.num_eval_rows}")
+        require_ranges(
+            self,
+            train_fraction="(0, 1]",
+            num_eval_rows="[1, inf)",
+            num_samples="[0, inf)",
+            early_stopping_patience="[1, inf)",
+        )
 
 
 def main(
@@ -244,7 +250,7 @@ def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SF
     parser.add_argument("--help_all", action="help", help="Show all arguments.")
     try:
         script_args, training_args, model_args, run_args = parser.parse_args_and_config(argv)
-        check_together(training_args, model_args, run_args)
+        check_training(training_args, model_args, run_args.public, run_args.early_stopping_patience)
     except (ValueError, OSError) as error:
         message = str(error)
         if "bf16/gpu" in message:  # transformers', which says neither what to add nor that there is no base either
@@ -257,23 +263,7 @@ def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SF
     return script_args, training_args, model_args, run_args
 
 
-def check_together(training_args: "SFTConfig", model_args: "ModelConfig", run_args: RunArguments) -> None:
-    """Raises ValueError where arguments of several kinds do not fit together."""
-    if model_args.model_name_or_path is None:
-        raise ValueError(NO_BASE)
-    if model_args.load_in_4bit and not model_args.use_peft:
-        raise ValueError("a 4-bit base cannot be trained itself: add use_peft: true to the recipe")
-    if run_args.early_stopping_patience and not training_args.load_best_model_at_end:
-        raise ValueError("--early_stopping_patience needs --load_best_model_at_end true: else the best is lost")
-    if run_args.public and training_args.hub_private_repo:
-        raise ValueError("--public contradicts --hub_private_repo true: name one of them")
-
-
 if __name__ == "__main__":
     choose_waiting()
     hide_notices()
-    try:
-        main(*parse_arguments())
-    except KeyboardInterrupt:  # before or after training; within, RunGuard saves first
-        print("\nStopped.", file=sys.stderr)
-        sys.exit(130)
+    run(lambda: main(*parse_arguments()))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets, disable_progress_bars
 from datasets.fingerprint import get_temporary_cache_files_directory
+from datasets.utils import tqdm
 
 from approach.files import first_line
 
@@ -60,6 +61,7 @@ def work_on_part(
     """What each process does: writes its part to the file `result`, or beside it why it could not."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # its own is shared by processes, and stays behind where one is killed
     if not shows_progress:
         disable_progress_bars()
     try:
