@@ -101,7 +101,8 @@ class EvaluationArguments:
         names = ("num_examples", "num_validation", "num_seeds", "max_new_tokens", "batch_size", "num_resamples")
         require_ranges(self, **dict.fromkeys((*names, "bertscore_num_layers"), "[1, inf)"))
         models = [*self.model_name_or_path, *self.compared_model_name_or_path]
-        if twice := [name for name in models if models.count(name) > 1]:
+        places = [Path(name).resolve() if Path(name).exists() else name for name in models]
+        if twice := [name for name, place in zip(models, places, strict=True) if places.count(place) > 1]:
             raise ValueError(f"{twice[0]} is named twice: the same drafts would count as those of two models")
         require_free(self.output_dir, self.overwrite, "scores.json", "scores")
 
@@ -116,6 +117,7 @@ def main(args: EvaluationArguments) -> None:
     from approach.evaluation.rows import load_problems
 
     recipes = systems.name_recipes(args.model_name_or_path, args.compared_model_name_or_path)
+    systems.check_base(args.base_model_name_or_path)
     problems = load_problems(
         args.dataset_name, args.dataset_revision, args.dataset_split, args.num_examples, args.num_validation
     )

@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from approach import loading
 from approach.data.sentences import SENTENCE_RULES
 from approach.data.sources import Columns
-from approach.files import first_line
 from approach.prompt import TAGS, add_special_tokens, make_completion, make_prompt
 
 if TYPE_CHECKING:
@@ -148,11 +148,6 @@ def load_tokenizer(name: str | None) -> "PreTrainedTokenizerBase | None":
     """
     if name is None:
         return None
-    from transformers import AutoTokenizer  # slow to import, and most datasets are built without one
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        sys.exit(f"--tokenizer_name {name}: {first_line(error)}")
+    tokenizer = loading.load_tokenizer(name, "--tokenizer_name")
     add_special_tokens(tokenizer)
     return tokenizer

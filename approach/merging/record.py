@@ -34,7 +34,7 @@ def find_base_licence(name: str) -> str | None:
 def find_dataset_revision(run: dict, dataset_name: str | None) -> str | None:
     """The commit of the dataset that training saw, where it is known and the same dataset is named."""
     seen = run.get("dataset", {})
-    return seen["revision"] if seen.get("revision") and seen["name"] == dataset_name else None
+    return seen["revision"] if seen.get("revision") and seen.get("name") == dataset_name else None
 
 
 def read_build_report(dataset_name: str | None, revision: str | None) -> dict:
