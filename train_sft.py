@@ -162,7 +162,8 @@ def main(
         eval_dataset=pairs.validation,
         peft_config=lora,
     )
-    identity = describe_identity(training_args, model_args, pairs.record["sha256"])
+    patience = run_args.early_stopping_patience
+    identity = describe_identity(training_args, model_args, pairs.record["sha256"], patience)
     checkpoint, progress = find_checkpoint(output_dir, resume, identity)
     if checkpoint is None and trainer.is_world_process_zero():
         forget_earlier_run(output_dir, with_checkpoints=resume is None)
@@ -170,7 +171,7 @@ def main(
     setup = describe_setup((script_args, training_args, model_args, run_args), base, pairs.record)
     if "wandb" in training_args.report_to and trainer.is_world_process_zero():
         progress.wandb_run_id = start_wandb(training_args.run_name, setup, progress.wandb_run_id)
-    log, guard = watch(trainer, pairs, identity, progress, publisher, run_args.early_stopping_patience)
+    log, guard = watch(trainer, pairs, identity, progress, publisher, patience)
     trainer.train(resume_from_checkpoint=checkpoint)
     guard.exit_if_stopped(trainer.state.global_step)
     save_result(trainer, describe_run(setup, trainer, progress, log.activation_dtype), output_dir)
@@ -190,10 +191,11 @@ def load_pairs(
     tokenizer: "PreTrainedTokenizerBase",
 ) -> "Pairs":
     """The rows that the arguments ask for, tokenized, and their record; prints how many there are."""
-    from approach.training.pairs import Pairs, count_rows, describe_rows, load_split, print_arithmetic, require_rows
+    from approach.dataset import load_split
+    from approach.training.pairs import COLUMNS, Pairs, count_rows, describe_rows, print_arithmetic, require_rows
     from approach.training.tokenization import build_rows
 
-    source = {"name": script_args.dataset_name, "revision": run_args.dataset_revision}
+    source = {"name": script_args.dataset_name, "columns": COLUMNS, "revision": run_args.dataset_revision}
     batch_rows = training_args.per_device_train_batch_size * training_args.world_size
     step_rows, max_steps = batch_rows * training_args.gradient_accumulation_steps, training_args.max_steps
     options = {"tokenizer": tokenizer, "max_length": training_args.max_length, "long_examples": run_args.long_examples}
