@@ -31,6 +31,15 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def describe_size(num_bytes: float) -> str:
+    """A number of bytes with the unit that suits it: "3.4 MiB"."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.1f} {unit}" if unit != "bytes" else f"{num_bytes:.0f} bytes"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GiB"
+
+
 def public_name(name: str) -> str:
     """
     A Hub id as it is; of a path only the last name, because what is written may be published.

@@ -26,9 +26,10 @@ def describe_base(adapter: Adapter, base: Base) -> dict[str, str | None]:
 def find_base_licence(name: str) -> str | None:
     """The licence that the base's own card states, if it has a card and the card does."""
     try:
-        return ModelCard.load(Path(name) / "README.md" if Path(name).is_dir() else name).data.get("license")
-    except (OSError, HTTPError, ValueError):
+        licence = ModelCard.load(Path(name) / "README.md" if Path(name).is_dir() else name).data.get("license")
+    except Exception:  # a card may hold anything, YAML that is none included, and the merge needs none of it
         return None
+    return licence if isinstance(licence, str) else None
 
 
 def find_dataset_revision(run: dict, dataset_name: str | None) -> str | None:

@@ -5,7 +5,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from trl import ModelConfig, get_quantization_config
 
 from approach.loading import load_tokenizer, told
-from approach.models import load_weights
+from approach.models import load_weights, require_no_adapter
 
 
 def load_base(model_args: ModelConfig, weights: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -17,6 +17,7 @@ def load_base(model_args: ModelConfig, weights: bool = True) -> tuple[PreTrained
     argument, name, revision = "--model_name_or_path", model_args.model_name_or_path, model_args.model_revision
     tokenizer = load_tokenizer(name, argument, revision)
     with told(argument, name):
+        require_no_adapter(name)
         quantization = get_quantization_config(model_args)
         if not weights:
             with torch.device("meta"):

@@ -37,7 +37,6 @@ HARMLESS = {
     "batch_eval_metrics",
     "per_device_eval_batch_size",
     "model_name_or_path",  # the base, by its public name
-    "chat_template_path",
     "trust_remote_code",
 }
 HARMLESS_PREFIXES = (
@@ -79,7 +78,7 @@ def describe_identity(
     """
     prefixes = HARMLESS_PREFIXES if training_args.load_best_model_at_end else (*HARMLESS_PREFIXES, *CHOOSE_THE_BEST)
     values = {
-        field.name: getattr(group, field.name)
+        field.name: without_folder(getattr(group, field.name))
         for group in (training_args, model_args)
         for field in fields(group)
         if field.name not in HARMLESS and not field.name.startswith(prefixes)
@@ -91,6 +90,11 @@ def describe_identity(
         "early_stopping_patience": patience,
     }
     return json.loads(json.dumps(values, default=str))
+
+
+def without_folder(value: object) -> object:
+    """An argument's value; of a file, a template say, the name alone, because checkpoints may be published."""
+    return public_name(value) if isinstance(value, str) and Path(value).exists() else value
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
