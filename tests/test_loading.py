@@ -94,6 +94,7 @@ def test_a_damaged_adapter_ends_in_one_line(trained, base, tmp_path):
             ("adapter_config.json", b"{"),
             ("adapter_config.json", b"[]"),
             ("adapter_config.json", b"{}"),
+            ("adapter_config.json", b'{"peft_type": "LORA", "base_model_name_or_path": 3}'),
             ("adapter_model.safetensors", b"\xff" * 20),
             ("tokenizer.json", b"{}"),
             ("run.json", b"{"),
@@ -106,7 +107,7 @@ def test_a_damaged_adapter_ends_in_one_line(trained, base, tmp_path):
         (folder / name).write_bytes(content)
         places = {"adapter_path": str(folder), "output_dir": str(tmp_path / "model")}
         assert_one_line(lambda places=places: merge(MergeArguments(**places)), str(folder))
-        if name != "run.json":
+        if name != "run.json" and b"LORA" not in content:
             action = lambda folder=folder: load_model(str(folder), "--model", base=str(base))  # noqa: E731
             assert_one_line(action, str(folder))
     assert not (tmp_path / "model").exists()
@@ -136,11 +137,9 @@ def test_training_starts_from_no_adapter(trained, dataset, tmp_path):
 def test_a_template_of_a_folder_decides_no_draft(merged, tmp_path):
     tokenizer = load_tokenizer(str(merged), "--model")
     before = encode_problem(tokenizer, "A  problem </approach> here.")["input_ids"].tolist()
+    messages = [{"role": "user", "content": "A problem here."}]
     assert (
-        before
-        == tokenizer.apply_chat_template(
-            [{"role": "user", "content": "A problem   here."}], return_tensors="pt", return_dict=True
-        )["input_ids"].tolist()
+        before == tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)["input_ids"].tolist()
     )
     tokenizer.chat_template = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     assert encode_problem(tokenizer, "A  problem </approach> here.")["input_ids"].tolist() == before

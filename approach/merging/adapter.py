@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from approach.files import check_hashes, first_line, read_run
 from approach.hub import MODEL_FILES, RECORDS
-from approach.loading import told
+from approach.loading import describe, told
 from approach.models import fingerprint, load_weights
 from approach.prompt import TAGS
 
@@ -42,7 +42,10 @@ def find_adapter(name: str) -> Adapter:
     folder = find_adapter_folder(name)
     run = read_run(folder)
     with told("--adapter_path", name):
-        return Adapter(name, folder, run, PeftConfig.from_pretrained(folder))
+        config = PeftConfig.from_pretrained(folder)
+        if not config.peft_type:
+            raise ValueError("its adapter_config.json does not say what kind of adapter it is")
+    return Adapter(name, folder, run, config)
 
 
 def find_adapter_folder(name: str) -> Path:
@@ -62,9 +65,15 @@ def find_adapter_folder(name: str) -> Path:
 
 
 def find_base(adapter: Adapter, name: str | None) -> Base:
-    """The base that the user names, or else that of training: the commit it saw, not what "main" is by now."""
+    """
+    The base that the user names, or else that of training: the commit it saw, not what "main" is by now.
+
+    Ends with one line where neither names one.
+    """
     if name:
         return Base(name, None)
+    if not isinstance(adapter.config.base_model_name_or_path, str):
+        sys.exit(f"--adapter_path {adapter.name} names no base: add --base_model_name_or_path")
     recorded = adapter.run.get("base", {}).get("revision")
     return Base(adapter.config.base_model_name_or_path, recorded or adapter.config.revision)
 
@@ -85,6 +94,8 @@ def load_adapter_on_base(adapter: Adapter, base: Base) -> tuple[PreTrainedTokeni
     except (ValueError, RuntimeError, IndexError) as error:
         reason = first_line(error) if "size mismatch" not in str(error) else "their sizes differ"
         sys.exit(f"{misfit}: {reason}")
+    except Exception as error:  # of a damaged configuration
+        sys.exit(f"--adapter_path {adapter.name}: {describe(error)}")
     # PEFT loads what fits: of a deeper or shallower model's adapter that is a part.
     if odd := saved ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
         sys.exit(f"{misfit}: {len(odd)} of its tensors have no counterpart, {min(odd)} for one")
