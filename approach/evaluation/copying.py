@@ -31,9 +31,9 @@ def read_rows_seen(model: str, train: list[dict]) -> RowsSeen:
     path, dataset = Path(model) / "run.json", read_run(Path(model)).get("dataset", {})
     if "ids" not in dataset:
         return RowsSeen(train, [], recorded=False)
-    ids = dataset["ids"]
-    if ids is None:  # every row of the split
+    if dataset["ids"] is None:  # every row of the split
         return RowsSeen(train, [], recorded=True)
+    ids = [str(row_id) for row_id in dataset["ids"]]
     by_id = {row["id"]: row for row in train}
     if missing := [row_id for row_id in ids if row_id not in by_id]:
         sys.exit(

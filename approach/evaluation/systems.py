@@ -87,13 +87,10 @@ class Drafting:
 
 def unique_names(models: Sequence[str]) -> list[str]:
     """The models' public names; a second one of the same name gets " (2)", and never a name that another has."""
-    public = [public_name(name) for name in models]
-    names: list[str] = []
+    public, names = [public_name(name) for name in models], []
     for name in public:
-        candidates = (name if number == 1 else f"{name} ({number})" for number in count(1))
-        names.append(
-            next(found for found in candidates if found not in names and (found == name or found not in public))
-        )
+        others = (f"{name} ({number})" for number in count(2))
+        names.append(name if name not in names else next(n for n in others if n not in [*names, *public]))
     return names
 
 
@@ -132,10 +129,8 @@ def base_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict], examples:
 
 def check_base(name: str) -> None:
     """Before hours of drafting: ends with one line where the base is an adapter, or its chat template fails."""
-    tokenizer, row = (
-        load_tokenizer(name, BASE_ARGUMENT),
-        {"problem": "A problem.", "prompt": "", "approach": "A draft."},
-    )
+    row = {"problem": "A problem.", "prompt": "", "approach": "A draft."}
+    tokenizer = load_tokenizer(name, BASE_ARGUMENT)
     with told(BASE_ARGUMENT, name):
         require_no_adapter(name)
         base_prompts(tokenizer, [row], [row, row])
@@ -166,9 +161,8 @@ def read_predictions(path: str, rows: list[dict]) -> list[dict]:
     for number, entry in read_json_lines(Path(path), "--predictions"):
         row_id, prediction, given = entry.get("id"), entry.get("prediction"), entry.get("given")
         if not isinstance(row_id, str | int) or not isinstance(prediction, str) or not isinstance(given, str | None):
-            sys.exit(
-                f"--predictions {path}, line {number}: a row is {{'id': …, 'prediction': a text, 'given': a text}}"
-            )
+            form = "{'id': …, 'prediction': a text, 'given': a text or nothing}"
+            sys.exit(f"--predictions {path}, line {number}: a row is {form}")
         if str(row_id) in entries:
             sys.exit(f"--predictions {path}, line {number}: a second prediction for row {row_id!r}")
         entries[str(row_id)] = entry
