@@ -24,6 +24,11 @@ them, the pairs that it was trained on. As a Space (docs/space.md) it takes them
     python app.py --model user/model --dataset_name user/pairs --base_model_name_or_path user/base
 """
 
+if __name__ == "__main__":
+    from approach.stopping import listen
+
+    listen()  # to Ctrl-C, before all else
+
 import os
 import sys
 import threading
@@ -31,9 +36,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from approach.arguments import parse
+from approach.arguments import parse, require_ranges
 from approach.files import first_line
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
+from approach.stopping import run
 from approach.threads import choose_waiting
 
 if TYPE_CHECKING:
@@ -98,8 +104,7 @@ class AppArguments:
     def __post_init__(self):
         if not self.model_name_or_path:
             raise ValueError("--model_name_or_path is missing: a folder or Hub id (in a Space: the variable MODEL)")
-        if self.port is not None and not 0 < self.port < 2**16:
-            raise ValueError(f"--port must lie between 1 and 65535, got {self.port}")
+        require_ranges(self, port="[1, 65535]")
 
 
 def main(args: AppArguments) -> None:
@@ -256,4 +261,4 @@ def parse_arguments(argv: list[str] | None = None) -> AppArguments:
 
 
 if __name__ == "__main__":
-    main(parse_arguments())
+    run(lambda: main(parse_arguments()))

@@ -19,12 +19,18 @@ Reads a model that `merge_and_push.py` wrote, or an adapter of `train_sft.py`; p
     python draft_approach.py --model user/model --num_drafts 3 --problems problems.txt --output outputs/drafts.jsonl
 """
 
+if __name__ == "__main__":
+    from approach.stopping import listen
+
+    listen()  # to Ctrl-C, before all else
+
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from approach.arguments import parse
+from approach.arguments import parse, require_ranges
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY, differences_from_training
+from approach.stopping import run
 from approach.threads import choose_waiting
 
 
@@ -58,17 +64,15 @@ class DraftArguments:
     def __post_init__(self):
         if (self.problem is None) == (self.problems is None):
             raise ValueError("give one problem in quotation marks, or --problems with a file of them")
-        for name in ("num_drafts", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"--temperature must be a number from 0, got {self.temperature}")
-        if not 1 <= self.repetition_penalty <= 2:
-            raise ValueError(f"--repetition_penalty must lie in [1, 2], got {self.repetition_penalty}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"--top_p must lie in (0, 1], got {self.top_p}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed must lie between 0 and 2**32, got {self.seed}")
+        require_ranges(
+            self,
+            num_drafts="[1, inf)",
+            max_new_tokens="[1, inf)",
+            temperature="[0, inf)",
+            repetition_penalty="[1, 2]",
+            top_p="(0, 1]",
+            seed="[0, 4294967295]",
+        )
         if self.temperature == 0 and self.num_drafts > 1:
             raise ValueError(f"--temperature 0 gives one draft, {self.num_drafts} times: raise it, or --num_drafts 1")
         if self.output:
@@ -120,8 +124,4 @@ def parse_arguments(argv: list[str] | None = None) -> DraftArguments:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(encoding="utf-8")  # on Windows a pipe would have the system's own
-    try:
-        main(parse_arguments())
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        sys.exit(130)
+    run(lambda: main(parse_arguments()))

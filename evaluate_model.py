@@ -35,14 +35,19 @@ The metrics are the local modules in `metrics/`: nothing is fetched or run from 
         --num_examples 500 --output_dir outputs/scores
 """
 
+if __name__ == "__main__":
+    from approach.stopping import listen
+
+    listen("Stopped: the same command goes on from the drafts that there are.")  # to Ctrl-C, before all else
+
 import shutil
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from approach.arguments import parse
+from approach.arguments import parse, require_ranges
 from approach.files import public_name, require_free
 from approach.prompt import MAX_NEW_TOKENS
+from approach.stopping import run
 from approach.threads import choose_waiting
 
 
@@ -108,13 +113,13 @@ class EvaluationArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace an output folder that is not empty."})
 
     def __post_init__(self):
-        for name in ("num_examples", "num_validation", "num_seeds", "max_new_tokens", "batch_size", "num_resamples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        names = ("num_examples", "num_validation", "num_seeds", "max_new_tokens", "batch_size", "num_resamples")
+        require_ranges(self, **dict.fromkeys((*names, "bertscore_num_layers"), "[1, inf)"))
         if len(self.id_range) != 2 or not 0 <= self.id_range[0] < self.id_range[1] <= 1:
             raise ValueError(f"--id_range must be two shares, 0 ≤ A < B ≤ 1, got {self.id_range}")
         models = [*self.model_name_or_path, *self.compared_model_name_or_path]
-        if twice := [name for name in models if models.count(name) > 1]:
+        places = [Path(name).resolve() if Path(name).exists() else name for name in models]
+        if twice := [name for name, place in zip(models, places, strict=True) if places.count(place) > 1]:
             raise ValueError(f"{twice[0]} is named twice: the same drafts would count as those of two models")
         require_free(self.output_dir, self.overwrite, "scores.json", "scores")
 
@@ -130,6 +135,7 @@ def main(args: EvaluationArguments) -> None:
     from approach.models import choose_dtype
 
     recipes = systems.name_recipes(args.model_name_or_path, args.compared_model_name_or_path)
+    systems.check_base(args.base_model_name_or_path)
     selection = Selection(args.dataset_split, args.num_examples, tuple(args.id_range), args.draw_seed)
     problems = load_problems(args.dataset_name, args.dataset_revision, selection, args.num_validation)
     rows_seen = {recipe.system: copying.read_rows_seen(recipe.models[0], problems.train) for recipe in recipes}
@@ -210,8 +216,4 @@ def parse_arguments(argv: list[str] | None = None) -> EvaluationArguments:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_arguments())
-    except KeyboardInterrupt:
-        print("\nStopped: the same command goes on from the drafts that there are.", file=sys.stderr)
-        sys.exit(130)
+    run(lambda: main(parse_arguments()))

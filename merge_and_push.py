@@ -23,6 +23,11 @@ publishes such a folder later, with the scores that `evaluate_model.py` wrote in
     python merge_and_push.py --push_only outputs/model --scores outputs/scores --hub_model_id user/model
 """
 
+if __name__ == "__main__":
+    from approach.stopping import listen
+
+    listen("Stopped: nothing is half written. The same command finishes it.")  # to Ctrl-C, before all else
+
 import shlex
 import sys
 import tempfile
@@ -31,8 +36,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from approach.arguments import parse
+from approach.arguments import parse, require_ranges
 from approach.files import folder_written_whole, is_hub_id, public_name, require_free
+from approach.stopping import run
 from approach.threads import choose_waiting
 
 if TYPE_CHECKING:
@@ -94,8 +100,7 @@ class MergeArguments:
             require_free(self.output_dir, self.overwrite, "merge.json", "model")
         if self.dtype != "float32" and self.dataset_name is None and self.push_only is None:
             raise ValueError(f"--dtype {self.dtype} needs --dataset_name: what the cast costs is measured on its rows")
-        if self.max_cast_loss < 0:
-            raise ValueError(f"--max_cast_loss must not be negative, got {self.max_cast_loss}")
+        require_ranges(self, max_cast_loss="[0, inf)")
         self.check_publishing()
 
     def check_publishing(self):
@@ -233,8 +238,4 @@ def parse_arguments(argv: list[str] | None = None) -> MergeArguments:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_arguments())
-    except KeyboardInterrupt:
-        print("\nStopped: nothing is half written. The same command finishes it.", file=sys.stderr)
-        sys.exit(130)
+    run(lambda: main(parse_arguments()))

@@ -23,6 +23,11 @@ share no near duplicates, a card (`README.md`) and `build_report.json`, which co
     python prepare_dataset.py --output_dir outputs/arxiv_pairs --push_to_hub --hub_dataset_id user/arxiv-pairs
 """
 
+if __name__ == "__main__":
+    from approach.stopping import listen
+
+    listen("Stopped: nothing is half written.")  # to Ctrl-C, before all else
+
 import os
 import shlex
 import sys
@@ -30,9 +35,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from approach.arguments import parse
+from approach.arguments import parse, require_ranges
 from approach.files import is_hub_id, read_json, require_free, write_json
 from approach.prompt import MAX_PROBLEM_WORDS
+from approach.stopping import run
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -123,16 +129,18 @@ class PrepareArguments:
         output_dir, source = Path(self.output_dir), Path(self.dataset_name).resolve()
         if output_dir.is_dir() and any(output_dir.iterdir()) and output_dir.resolve() in [source, *source.parents]:
             raise ValueError(f"--output_dir {self.output_dir} holds the source: it cannot be overwritten")
-        for name in ("validation_fraction", "test_fraction"):
-            if not 0 <= getattr(self, name) < 0.5:
-                raise ValueError(f"--{name} must lie in [0, 0.5), got {getattr(self, name)}")
-        if self.near_duplicate_threshold and not 0.3 <= self.near_duplicate_threshold <= 1:
-            raise ValueError(
-                f"--near_duplicate_threshold must be 0 or in [0.3, 1], got {self.near_duplicate_threshold}"
-            )
-        for name, least in (("min_sentences", 2), ("num_proc", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
+        require_ranges(
+            self,
+            validation_fraction="[0, 0.5)",
+            test_fraction="[0, 0.5)",
+            near_duplicate_threshold="[0.3, 1]" if self.near_duplicate_threshold else "[0, 1]",  # 0: no check
+            min_sentences="[2, inf)",
+            max_problem_words="[1, inf)",
+            min_approach_words="[1, inf)",
+            max_length="[1, inf)",
+            seed="[0, inf)",
+            num_proc="[1, inf)",
+        )
         for one, other in (("problem", "approach"), ("approach", "problem")):
             if getattr(self, f"{one}_column") and not getattr(self, f"{other}_column"):
                 raise ValueError(f"--{one}_column needs --{other}_column")
@@ -207,6 +215,11 @@ def print_summary(report: dict) -> None:
     for reason, count in report["funnel"].items():
         if count or reason in ("read", "kept"):
             print(f"{reason.replace('_', ' '):>26} {count:>9,}")
+    if report.get("csv", {}).get("rows_of_several_lines"):
+        told = "CSV: {rows:,} rows from {lines:,} lines, {rows_of_several_lines:,} of them of several lines each"
+        print(f"{told.format(**report['csv'])}. Where they should not be, look for a stray quotation mark")
+    if report["repeated_ids"]:
+        print(f"{report['repeated_ids']:,} rows have the id of a row before: they are called ID-2, ID-3, …")
     print(", ".join(f"{name} {size:,}" for name, size in report["splits"].items()))
     if "near_duplicates" in report:
         print("{rows:,} rows in {clusters:,} clusters of near duplicates, {where}".format(**report["near_duplicates"]))
@@ -238,8 +251,4 @@ def parse_arguments(argv: list[str] | None = None) -> PrepareArguments:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_arguments())
-    except KeyboardInterrupt:
-        print("\nStopped: nothing is half written.", file=sys.stderr)
-        sys.exit(130)
+    run(lambda: main(parse_arguments()))

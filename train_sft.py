@@ -31,15 +31,23 @@ template, `run.json`, the loss curve, and `samples.jsonl`, drafts for the same v
         --config recipes/tinyllama_lora_fp32.yaml --dataset_name outputs/arxiv_pairs --output_dir outputs/adapter
 """
 
+if __name__ == "__main__":
+    from approach.stopping import listen
+
+    listen()  # to Ctrl-C, before all else
+
 import argparse
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from approach.arguments import require_ranges
 from approach.files import public_name
 from approach.prompt import END_TAG
+from approach.stopping import run
 from approach.threads import choose_waiting
+from approach.training.arguments import NO_BASE, NO_BFLOAT16, check_training
 from approach.training.notices import hide_notices
 
 if TYPE_CHECKING:
@@ -51,11 +59,6 @@ if TYPE_CHECKING:
     from approach.training.trainer import ApproachTrainer
 
 USAGE = "accelerate launch %(prog)s --config RECIPE --ARGUMENT VALUE … (the most used: --help, all: --help_all)"
-NO_BASE = "--model_name_or_path is missing: the base model's folder or Hub id"
-NO_BFLOAT16 = (
-    "bf16: true needs a GPU with bfloat16, and there is none here: add --use_cpu true to train on the CPU in 16 bits, "
-    "or --bf16 false --dtype float32 for 32 bits"
-)
 # For --help alone: what these are and do is TRL's and transformers' own.
 LIBRARY_ARGUMENTS = {
     "config": "A recipe: a YAML file of arguments. What the command line says comes first.",
@@ -115,10 +118,13 @@ class RunArguments:
     public: bool = field(default=False, metadata={"help": "Publish to a public repository; otherwise a private one."})
 
     def __post_init__(self):
-        if not 0 < self.train_fraction <= 1:
-            raise ValueError(f"--train_fraction must lie in (0, 1], got {self.train_fraction}")
-        if self.num_eval_rows < 1:
-            raise ValueError(f"--num_eval_rows must be at least 1, got {self.num_eval_rows}")
+        require_ranges(
+            self,
+            train_fraction="(0, 1]",
+            num_eval_rows="[1, inf)",
+            num_samples="[0, inf)",
+            early_stopping_patience="[1, inf)",
+        )
 
 
 def main(
@@ -156,7 +162,8 @@ def main(
         eval_dataset=pairs.validation,
         peft_config=lora,
     )
-    identity = describe_identity(training_args, model_args, pairs.record["sha256"])
+    patience = run_args.early_stopping_patience
+    identity = describe_identity(training_args, model_args, pairs.record["sha256"], patience)
     checkpoint, progress = find_checkpoint(output_dir, resume, identity)
     if checkpoint is None and trainer.is_world_process_zero():
         forget_earlier_run(output_dir, with_checkpoints=resume is None)
@@ -164,7 +171,7 @@ def main(
     setup = describe_setup((script_args, training_args, model_args, run_args), base, pairs.record)
     if "wandb" in training_args.report_to and trainer.is_world_process_zero():
         progress.wandb_run_id = start_wandb(training_args.run_name, setup, progress.wandb_run_id)
-    log, guard = watch(trainer, pairs, identity, progress, publisher, run_args.early_stopping_patience)
+    log, guard = watch(trainer, pairs, identity, progress, publisher, patience)
     trainer.train(resume_from_checkpoint=checkpoint)
     guard.exit_if_stopped(trainer.state.global_step)
     save_result(trainer, describe_run(setup, trainer, progress, log.activation_dtype), output_dir)
@@ -184,10 +191,11 @@ def load_pairs(
     tokenizer: "PreTrainedTokenizerBase",
 ) -> "Pairs":
     """The rows that the arguments ask for, tokenized, and their record; prints how many there are."""
-    from approach.training.pairs import Pairs, count_rows, describe_rows, load_split, print_arithmetic, require_rows
+    from approach.dataset import load_split
+    from approach.training.pairs import COLUMNS, Pairs, count_rows, describe_rows, print_arithmetic, require_rows
     from approach.training.tokenization import build_rows
 
-    source = {"name": script_args.dataset_name, "revision": run_args.dataset_revision}
+    source = {"name": script_args.dataset_name, "columns": COLUMNS, "revision": run_args.dataset_revision}
     batch_rows = training_args.per_device_train_batch_size * training_args.world_size
     step_rows, max_steps = batch_rows * training_args.gradient_accumulation_steps, training_args.max_steps
     options = {"tokenizer": tokenizer, "max_length": training_args.max_length, "long_examples": run_args.long_examples}
@@ -244,7 +252,7 @@ def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SF
     parser.add_argument("--help_all", action="help", help="Show all arguments.")
     try:
         script_args, training_args, model_args, run_args = parser.parse_args_and_config(argv)
-        check_together(training_args, model_args, run_args)
+        check_training(training_args, model_args, run_args.public, run_args.early_stopping_patience)
     except (ValueError, OSError) as error:
         message = str(error)
         if "bf16/gpu" in message:  # transformers', which says neither what to add nor that there is no base either
@@ -257,23 +265,7 @@ def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SF
     return script_args, training_args, model_args, run_args
 
 
-def check_together(training_args: "SFTConfig", model_args: "ModelConfig", run_args: RunArguments) -> None:
-    """Raises ValueError where arguments of several kinds do not fit together."""
-    if model_args.model_name_or_path is None:
-        raise ValueError(NO_BASE)
-    if model_args.load_in_4bit and not model_args.use_peft:
-        raise ValueError("a 4-bit base cannot be trained itself: add use_peft: true to the recipe")
-    if run_args.early_stopping_patience and not training_args.load_best_model_at_end:
-        raise ValueError("--early_stopping_patience needs --load_best_model_at_end true: else the best is lost")
-    if run_args.public and training_args.hub_private_repo:
-        raise ValueError("--public contradicts --hub_private_repo true: name one of them")
-
-
 if __name__ == "__main__":
     choose_waiting()
     hide_notices()
-    try:
-        main(*parse_arguments())
-    except KeyboardInterrupt:  # before or after training; within, RunGuard saves first
-        print("\nStopped.", file=sys.stderr)
-        sys.exit(130)
+    run(lambda: main(*parse_arguments()))

@@ -16,12 +16,18 @@ writes one `report.html` that needs no network.
     python write_report.py outputs/scores --run outputs/adapter --output report.html
 """
 
+if __name__ == "__main__":
+    from approach.stopping import listen
+
+    listen()  # to Ctrl-C, before all else
+
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from approach.arguments import parse
 from approach.files import first_line, write_whole
+from approach.stopping import run
 
 
 @dataclass
@@ -71,4 +77,4 @@ def parse_arguments(argv: list[str] | None = None) -> ReportArguments:
 
 
 if __name__ == "__main__":
-    main(parse_arguments())
+    run(lambda: main(parse_arguments()))

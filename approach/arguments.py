@@ -29,3 +29,22 @@ def parse(
         return parser.parse_args_into_dataclasses(argv)[0]
     except ValueError as error:
         parser.error(str(error))
+
+
+def require_ranges(arguments: object, **ranges: str) -> None:
+    """
+    Raises ValueError where an argument lies outside its range, written as in mathematics: `lora_r="[1, inf)"`.
+
+    Something that is no number lies in no range; None, which is no value, is left alone.
+    """
+    for name, text in ranges.items():
+        value = getattr(arguments, name)
+        low, high = map(float, text[1:-1].split(","))
+        if value is None:
+            continue
+        is_above = value >= low if text[0] == "[" else value > low
+        is_below = value <= high if text[-1] == "]" else value < high
+        if not (is_above and is_below):
+            wanted = f"lie in {text}" if high < float("inf") else "be at least" if text[0] == "[" else "be more than"
+            number = "" if high < float("inf") else f" {low:g}"
+            raise ValueError(f"--{name} must {wanted}{number}, got {value}")

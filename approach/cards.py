@@ -97,7 +97,7 @@ def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> 
             "digits": {"specificity": 4, "bleu": 2, "chrf": 2},
         }
         card = render("model_card.md.jinja", values)
-    except (AttributeError, KeyError, TypeError, TemplateError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
         sys.exit(f"{folder}: its records are not as our scripts write them: {type(error).__name__}: {error}")
     return str(ModelCard(re.sub(r"\n{3,}", "\n\n", card)))
 
@@ -118,7 +118,7 @@ def write_model_card(folder: Path, name: str, scores_dir: str | None) -> None:
 
 def write_where_changed(path: Path, text: str) -> None:
     """Writes a file whole; ends with one line where that fails."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    if path.is_file() and path.read_bytes() == text.encode("utf-8"):
         return
     try:
         write_whole(path, text)

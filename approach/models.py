@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from approach.files import first_line, read_json
+from approach.files import first_line, read_run
+from approach.loading import describe, load_tokenizer, told
 from approach.prompt import END_TAG
 
 
@@ -20,26 +21,51 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     base: str | None = None,
+    is_base: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     A model ready to draft, and its tokenizer; an adapter is merged in memory into its base.
 
     `base` names that base where it is not at the place that the adapter names; other models have no use for it. Ends
-    with one line that names `argument` where there is none to load, or where adapter and base do not fit.
+    with one line that names `argument` where there is none to load, where adapter and base do not fit, or where the
+    model should be a base and is an adapter.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        if find_adapter_config_file(name) and base:
-            model = merge_into_base(name, argument, tokenizer, base, dtype)
-        elif find_adapter_config_file(name):
-            from peft import AutoPeftModelForCausalLM  # three seconds, which a merged model does not need
+    tokenizer = load_tokenizer(name, argument)
+    with told(argument, name):
+        is_adapter = bool(find_adapter_config_file(name))
+    if is_base or not is_adapter:
+        model = load_weights(name, argument, dtype=dtype)
+    elif base:
+        model = merge_into_base(name, argument, tokenizer, base, dtype)
+    else:
+        from peft import AutoPeftModelForCausalLM  # three seconds, which a merged model does not need
 
-            model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
-        else:
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"{argument} {name}: {first_line(error)}")
+        with told(argument, name):
+            model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False)
+            model = model.merge_and_unload()
     return model.eval().to(device), tokenizer
+
+
+def load_weights(name: str, argument: str, revision: str | None = None, hint: str = "", **options) -> PreTrainedModel:
+    """
+    A whole model, of which every weight is stored: transformers would draw those that are missing at random.
+
+    Ends with one line that names `argument`, with `hint` behind it, where it cannot be loaded or is an adapter.
+    """
+    with told(argument, name, hint):
+        require_no_adapter(name)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, trust_remote_code=False, output_loading_info=True, **options
+        )
+        if missing := sorted(found["missing_keys"]):
+            raise ValueError(f"{len(missing)} of its weights are missing, {missing[0]} for one")
+    return model
+
+
+def require_no_adapter(name: str) -> None:
+    """Raises ValueError where a folder or Hub id that should be a whole model holds an adapter."""
+    if find_adapter_config_file(name):
+        raise ValueError("it is an adapter and no base: name the model that it was trained from")
 
 
 def merge_into_base(
@@ -49,19 +75,19 @@ def merge_into_base(
     from peft import PeftModel  # three seconds, which a merged model does not need
 
     misfit = f"{argument} {name} was not trained on --base_model_name_or_path {base}"
-    try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    model = load_weights(base, "--base_model_name_or_path", dtype=dtype)
+    with told("--base_model_name_or_path", base):
         run = cached_file(name, "run.json", _raise_exceptions_for_missing_entries=False)
-        expected = read_json(Path(run)).get("base", {}).get("fingerprint") if run else None
+        expected = read_run(Path(run).parent).get("base", {}).get("fingerprint") if run else None
         if expected and fingerprint(base, None) not in (None, expected):
             sys.exit(f"{misfit}: its weights differ")
-    except (OSError, ValueError) as error:
-        sys.exit(f"--base_model_name_or_path {base}: {first_line(error)}")
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     try:
         return PeftModel.from_pretrained(model, name).merge_and_unload()
     except (ValueError, RuntimeError, IndexError) as error:
         sys.exit(f"{misfit}: {first_line(error) if 'size mismatch' not in str(error) else 'their sizes differ'}")
+    except Exception as error:  # damaged weights
+        sys.exit(f"{argument} {name}: {describe(error)}")
 
 
 def require_trained(tokenizer: PreTrainedTokenizerBase, name: str, argument: str) -> None:

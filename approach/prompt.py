@@ -1,6 +1,10 @@
 """The prompt: its four tags, how problem and approach become text, and the chat template that says the same."""
 
+import sys
+import time
 from typing import TYPE_CHECKING
+
+from approach.files import first_line
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -11,6 +15,7 @@ MAX_PROBLEM_WORDS = 50  # the report's filter: training sees no longer problem
 # What keeps small models from looping, which greedy drafts do without it; chosen on validation rows
 # (benchmarks/README.md, "Decoding").
 REPETITION_PENALTY = 1.15
+TEMPLATE_SECONDS = 10
 MAX_NEW_TOKENS = 448  # of a draft: the report's 512 tokens of prompt and approach, less a prompt
 
 # The last user message is the problem, an assistant message after it its approach. A system message and earlier turns
@@ -54,9 +59,36 @@ def add_tags(tokenizer: "PreTrainedTokenizerBase") -> None:
 
 
 def encode_problem(tokenizer: "PreTrainedTokenizerBase", problem: str) -> "BatchEncoding":
-    """The ids `(1, tokens)` of exactly the prompt that training saw; tags in the text are taken out."""
-    messages = [{"role": "user", "content": " ".join(problem.split())}]
-    return tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+    """
+    The ids `(1, tokens)` of exactly the prompt that training saw; tags in the text are taken out.
+
+    The chat template says the same. It is for other clients: a model's folder may hold another.
+    """
+    for tag in TAGS:
+        problem = problem.replace(tag, " ")
+    return tokenizer(make_prompt(" ".join(problem.split())), return_tensors="pt")
+
+
+def render_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> str:
+    """
+    What a tokenizer's own chat template makes of messages, up to where the answer begins.
+
+    The template may be a stranger's: raises ValueError where it fails, or runs for more than ten seconds.
+    """
+    end, tracer = time.monotonic() + TEMPLATE_SECONDS, sys.gettrace()
+
+    def watch(frame, event, argument):
+        if time.monotonic() > end:
+            raise TimeoutError(f"it runs for more than {TEMPLATE_SECONDS} seconds")
+        return watch
+
+    sys.settrace(watch)  # is called at every line of Python, which a template becomes, loops and all
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template can raise anything
+        raise ValueError(f"its chat template fails: {type(error).__name__}: {first_line(error)}") from error
+    finally:
+        sys.settrace(tracer)
 
 
 def differences_from_training(problem: str) -> list[str]:

@@ -11,6 +11,8 @@ from rensa import RMinHash
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from approach.data.processes import map_rows
+
 
 def find_duplicates(
     rows: Dataset, years: np.ndarray, threshold: float, num_proc: int = 1
@@ -21,14 +23,7 @@ def find_duplicates(
     An original is a row that is no exact copy of another; of several copies it is the one of the earliest year.
     """
     shape, texts = choose_bands(threshold), rows.select_columns(["problem", "approach"])
-    signed = texts.map(
-        sign,
-        batched=True,
-        fn_kwargs={"shape": shape},
-        remove_columns=texts.column_names,
-        num_proc=num_proc,
-        desc="Signing pairs",
-    )
+    signed = map_rows(texts, sign, num_proc, "Signing pairs", shape=shape)
     earliest = np.argsort(years, kind="stable")
     digests = signed.data.column("digest").to_numpy()[earliest]
     originals = np.sort(earliest[np.unique(digests, return_index=True)[1]])

@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from approach import loading
 from approach.data.sentences import SENTENCE_RULES
 from approach.data.sources import Columns
-from approach.files import first_line
 from approach.prompt import TAGS, add_special_tokens, make_completion, make_prompt
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def build_row(row: dict, columns: Columns, rules: PairRules) -> dict[str, str | 
     """One dataset row: its texts, why it is dropped (empty where it is not), its year (0 for none) and its words."""
     problem, approach, reason = build_pair(row, columns, rules)
     source_id = row[columns.id] if columns.id else None
-    if source_id is None:
+    if isinstance(source_id, list | dict | bytes):
+        raise ValueError(f"{columns.id} {source_id!r:.80} is no id: a text or a number was expected")
+    if source_id is None or source_id == "":
         source_id = hashlib.sha256(json.dumps(list(row.values()), default=str).encode()).hexdigest()[:16]
     return {
         "id": str(source_id),
@@ -114,9 +116,16 @@ def build_pair(row: dict, columns: Columns, rules: PairRules) -> tuple[str, str,
 
 
 def clean(text: object) -> str:
-    """`text` with control characters as spaces; a list of sentences, in `<S> … </S>` or not, becomes lines."""
+    """
+    `text` with control characters as spaces; a list of sentences, in `<S> … </S>` or not, becomes lines.
+
+    What is neither, such as a number or lists within a list, is an empty text.
+    """
     if isinstance(text, list):
-        text = "\n".join(re.sub(r"^\s*<S>|</S>\s*$", "", str(sentence)) for sentence in text if sentence is not None)
+        sentences = [sentence for sentence in text if sentence is not None]
+        if not all(isinstance(sentence, str) for sentence in sentences):
+            return ""
+        text = "\n".join(re.sub(r"^\s*<S>|</S>\s*$", "", sentence) for sentence in sentences)
     return CONTROL.sub(" ", text).strip() if isinstance(text, str) else ""
 
 
@@ -139,11 +148,6 @@ def load_tokenizer(name: str | None) -> "PreTrainedTokenizerBase | None":
     """
     if name is None:
         return None
-    from transformers import AutoTokenizer  # slow to import, and most datasets are built without one
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        sys.exit(f"--tokenizer_name {name}: {first_line(error)}")
+    tokenizer = loading.load_tokenizer(name, "--tokenizer_name")
     add_special_tokens(tokenizer)
     return tokenizer

@@ -27,7 +27,7 @@ def split_auto(abstract: str) -> list[str]:
     """
     lines = split_lines(abstract)
     cut_off = sum(line[-1] not in ".?!" for line in lines[:-1])
-    is_wrapped = cut_off > (len(lines) - 1) / 2 and max(map(len, lines)) <= 80
+    is_wrapped = cut_off > (len(lines) - 1) / 2 and max(map(len, lines), default=0) <= 80
     return split_punctuation(abstract) if len(lines) < 2 or is_wrapped else lines
 
 

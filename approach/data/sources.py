@@ -11,6 +11,7 @@ from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
+from approach.data.reading import Lines, build_dataset, count_lines, find_names
 from approach.files import first_line
 
 FILE_FORMATS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -47,6 +48,7 @@ class Source:
     columns: Columns
     revision: str | None  # of a Hub dataset: the commit, where the Hub could be asked
     licence: str | None
+    lines: Lines | None = None  # of CSV files
 
 
 def load_source(
@@ -59,16 +61,15 @@ def load_source(
     column.
     """
     licence, files = None, find_files(name)
-    if files:
-        place = describe_files(name, files, columns.id)
-    else:
+    if not files:
         require_hub_id(name)
         with suppress(OSError, HTTPError):  # without network, a cached copy may still be read, revision as given
             info = HfApi().dataset_info(name, revision=revision)
             revision, licence = info.sha, (info.card_data or {}).get("license")
-        place = {"path": name, "name": config, "revision": revision, "split": split}
     try:
-        rows, columns = read_columns(name, place, columns, from_hub=not files)
+        if files:
+            return read_files(name, files, columns)
+        rows, columns = read_from_hub(name, columns, {"name": config, "revision": revision, "split": split})
     except DatasetGenerationError as error:
         sys.exit(f"--dataset_name {name}: cannot be read: {first_line(error.__cause__ or error)}")
     except (ValueError, OSError) as error:
@@ -86,7 +87,7 @@ def find_files(name: str) -> list[str]:
 
 
 def file_format(path: str) -> str | None:
-    """The `datasets` builder that reads `path`, by its ending; None for an ending that none reads."""
+    """How `path` is read, by its ending; None for an ending that we do not read."""
     return next((builder for ending, builder in FILE_FORMATS.items() if path.lower().endswith(ending)), None)
 
 
@@ -98,30 +99,28 @@ def require_hub_id(name: str) -> None:
         sys.exit(f"--dataset_name {name}: {found} {', '.join(FILE_FORMATS)}")
 
 
-def describe_files(name: str, files: list[str], id_column: str | None) -> dict:
-    """The arguments with which `load_dataset` reads files; ends with one line where their formats differ."""
-    builders = sorted({file_format(path) for path in files})
-    if len(builders) > 1:
-        sys.exit(f"--dataset_name {name}: files of several formats ({', '.join(builders)}); name one with a glob")
-    place = {"path": builders[0], "data_files": list(map(glob.escape, files)), "split": "train"}
-    if builders[0] != "parquet":
-        # What is not UTF-8 becomes U+FFFD, by which build_pair knows the row. datasets 5.2 decodes JSON by itself, and
-        # so leniently, only where the encoding is not spelled "utf-8".
-        place |= {"encoding": "utf8", "encoding_errors": "replace"}
-    if builders[0] == "csv":  # or arXiv's 0704.0270 would become 704.027
-        place["converters"] = {column: str for column in (*ID_COLUMNS, id_column) if column}
-    return place
+def read_files(name: str, files: list[str], columns: Columns) -> Source:
+    """The needed columns of files; ends with one line where their formats differ, raises as `build_dataset`."""
+    kinds = sorted({file_format(path) for path in files})
+    if len(kinds) > 1:
+        sys.exit(f"--dataset_name {name}: files of several formats ({', '.join(kinds)}); name one with a glob")
+    columns = find_columns(name, columns, find_names(files, kinds[0]))
+    rows = build_dataset(files, kinds[0], columns.wanted, columns.texts)
+    if not len(rows):
+        raise ValueError("there is no row in it")
+    return Source(name, rows, columns, None, None, count_lines(files) if kinds[0] == "csv" else None)
 
 
-def read_columns(name: str, place: dict, columns: Columns, from_hub: bool) -> tuple[Dataset, Columns]:
-    """The needed columns of what `load_dataset(**place)` reads, and which they are."""
-    source = load_dataset(**place, streaming=from_hub)  # from the Hub, look at the columns before fetching all
-    columns = find_columns(name, columns, source.column_names or list(next(iter(source), {})))
-    if from_hub:
-        # The arXiv corpus's articles would be 40 times its abstracts; Parquet lets us leave them.
-        selection = {"columns": columns.wanted} if source.info.builder_name == "parquet" else {}
-        source = load_dataset(**place, **selection)
-    return source.select_columns(columns.wanted), columns
+def read_from_hub(name: str, columns: Columns, place: dict) -> tuple[Dataset, Columns]:
+    """The needed columns of a Hub dataset, and which they are; `place` is its config, revision and split."""
+    source = load_dataset(name, **place, streaming=True)  # look at the columns before fetching all
+    names = source.column_names or list(next(iter(source), {}))
+    if not names:
+        raise ValueError(f"there is no row in its split {place['split']}")
+    columns = find_columns(name, columns, names)
+    # The arXiv corpus's articles would be 40 times its abstracts; Parquet lets us leave them.
+    selection = {"columns": columns.wanted} if source.info.builder_name == "parquet" else {}
+    return load_dataset(name, **place, **selection).select_columns(columns.wanted), columns
 
 
 def find_columns(name: str, columns: Columns, names: list[str]) -> Columns:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,9 @@ from datasets import Dataset, DatasetDict
 
 from approach.data.duplicates import find_duplicates, highest_similarity
 from approach.data.pairs import COLUMNS, DROP_REASONS, PairRules, build_rows
+from approach.data.processes import map_rows
 from approach.data.sources import Source
+from approach.files import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,7 +43,7 @@ def build_splits(
     `check_leakage` measures the highest similarity that is left across splits. Ends with one line where no row is left
     for train.
     """
-    findings = {}
+    findings: dict = {"csv": asdict(source.lines)} if source.lines else {}
     rows, funnel = build_pairs(source, pair_rules, tokenizer, num_proc)
     years, clusters = rows.with_format("numpy")["year"][:], np.arange(len(rows))
     if split_rules.near_duplicate_threshold and len(rows):
@@ -49,6 +51,7 @@ def build_splits(
         funnel["exact_copy"] = len(rows) - len(originals)
         rows, years = rows.select(originals), years[originals]
         findings["near_duplicates"] = describe_clusters(clusters, split_rules.test_from_year is not None)
+    rows, findings["repeated_ids"] = with_unique_ids(rows)
     chosen, dropped = choose_splits(clusters, years, split_rules)
     funnel["near_copy_of_earlier_year"] = len(dropped)
     if not len(chosen["train"]):
@@ -69,17 +72,37 @@ def build_splits(
 def build_pairs(
     source: Source, rules: PairRules, tokenizer: "PreTrainedTokenizerBase | None", num_proc: int
 ) -> tuple[Dataset, Counter]:
-    """The pairs that the rules keep, and how many rows were dropped for each reason."""
-    rows = source.rows.map(
-        build_rows,
-        batched=True,
-        fn_kwargs={"columns": source.columns, "rules": rules, "tokenizer": tokenizer},
-        remove_columns=source.rows.column_names,
-        num_proc=num_proc,
-        desc="Cutting abstracts into pairs",
-    )
+    """The pairs that the rules keep, and how many rows went for each reason; ends with one line at an unusable id."""
+    options = {"columns": source.columns, "rules": rules, "tokenizer": tokenizer}
+    try:
+        rows = map_rows(source.rows, build_rows, num_proc, "Cutting abstracts into pairs", **options)
+    except ValueError as error:
+        sys.exit(f"--dataset_name {source.name}: {first_line(error)}")
     reasons = rows.data.column("reason").to_numpy()
     return rows.select(np.flatnonzero(reasons == "")), Counter(reasons.tolist())
+
+
+def with_unique_ids(rows: Dataset) -> tuple[Dataset, int]:
+    """
+    The rows with "-2", "-3" behind an id that a row before has, and how many there are of these.
+
+    Later stages find a row by its id, and two rows of one id would become one.
+    """
+    ids = rows["id"][:]
+    if len(set(ids)) == len(ids):
+        return rows, 0
+    taken, unique, repeated = set(ids), [], 0
+    numbers: Counter = Counter()
+    for row_id in ids:
+        numbers[row_id] += 1
+        name = row_id
+        if numbers[row_id] > 1:
+            repeated += 1
+            while (name := f"{row_id}-{numbers[row_id]}") in taken:
+                numbers[row_id] += 1
+            taken.add(name)
+        unique.append(name)
+    return rows.remove_columns("id").add_column("id", unique), repeated
 
 
 def choose_splits(

@@ -87,7 +87,7 @@ class PartialDrafts:
                     entry = json.loads(line)
                 except ValueError:
                     continue
-                if entry.pop("key") == key:
+                if isinstance(entry, dict) and entry.pop("key", None) == key:
                     drafts[entry.pop("row")] = entry
         return drafts
 

@@ -1,14 +1,12 @@
 """Where a draft comes from: the training rows near to it, the words that it shares with them, what it cites."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import evaluate
-from datasets import load_dataset
 
-from approach.files import first_line
+from approach.dataset import load_split
 from approach.neighbours import Neighbours
 
 METRIC = Path(__file__).resolve().parents[2] / "metrics" / "provenance.py"
@@ -43,12 +41,7 @@ class TrainingPairs:
         self.metric, self.rows = evaluate.load(str(METRIC)), None
         if dataset_name is None:
             return
-        try:
-            self.rows = load_dataset(dataset_name, split="train")
-        except (ValueError, OSError) as error:
-            sys.exit(f"--dataset_name {dataset_name}: {first_line(error)}")
-        if missing := {"id", "problem", "approach"} - set(self.rows.column_names):
-            sys.exit(f"--dataset_name {dataset_name}: no column {', '.join(sorted(missing))}")
+        self.rows = load_split(dataset_name, "train", ("id", "problem", "approach"))
         approaches = self.rows["approach"][:]
         self.neighbours, self.corpus = Neighbours(approaches), self.metric.corpus(approaches)
 

@@ -98,7 +98,7 @@ def load_drafting_model(name: str, argument: str, tuned: bool = True, base: str 
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # PEFT warns that new rows are random before it loads the trained ones
     device = torch.device(default_device())
-    model, tokenizer = load_model(name, argument, fastest_dtype(device), device, base)
+    model, tokenizer = load_model(name, argument, fastest_dtype(device), device, base, is_base=not tuned)
     if tuned:
         require_trained(tokenizer, name, argument)
     return DraftingModel(model, tokenizer, tuned)

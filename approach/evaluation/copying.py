@@ -8,7 +8,7 @@ from pathlib import Path
 import evaluate
 
 from approach.evaluation.systems import SystemDrafts
-from approach.files import read_json
+from approach.files import read_run
 
 NUM_WORST = 10
 
@@ -28,13 +28,12 @@ def read_rows_seen(model: str, train: list[dict]) -> RowsSeen:
 
     Without such a record all rows are taken as seen. Ends with one line where the ids are of another dataset.
     """
-    path = Path(model) / "run.json"
-    dataset = read_json(path).get("dataset")
-    if not isinstance(dataset, dict) or "ids" not in dataset:
+    path, dataset = Path(model) / "run.json", read_run(Path(model)).get("dataset", {})
+    if "ids" not in dataset:
         return RowsSeen(train, [], recorded=False)
-    ids = dataset["ids"]
-    if ids is None:  # every row of the split
+    if dataset["ids"] is None:  # every row of the split
         return RowsSeen(train, [], recorded=True)
+    ids = [str(row_id) for row_id in dataset["ids"]]
     by_id = {row["id"]: row for row in train}
     if missing := [row_id for row_id in ids if row_id not in by_id]:
         sys.exit(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from approach.evaluation.plots import Dot, plot_dots, plot_lengths, plot_losses
 from approach.evaluation.tables import (
@@ -41,7 +41,8 @@ def build_page(scores_dir: Path, run_dir: Path | None) -> str:
         values = describe_scores(scores)
         shown = list_shown(scores)
     with reading(scores_dir / "predictions.jsonl", "evaluate_model.py") as path:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would split texts at U+2028, too
+        rows = [json.loads(line) for line in lines if line]
         drafts = list_first_drafts(rows, shown)
         values |= {"cards": choose_cards(drafts), "length_plot": plot_lengths(group_texts(drafts))}
     values["run"] = None
@@ -49,7 +50,8 @@ def build_page(scores_dir: Path, run_dir: Path | None) -> str:
         with reading(run_dir / "run.json", "train_sft.py") as path:
             values["run"] = describe_run(json.loads(path.read_text(encoding="utf-8")))
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("report.html.jinja").render(values)
+    with reading(scores_dir / "scores.json", "evaluate_model.py"):
+        return environment.get_template("report.html.jinja").render(values)
 
 
 @contextmanager
@@ -61,7 +63,10 @@ def reading(path: Path, script: str) -> Iterator[Path]:
         sys.exit(f"{path}: {error.strerror}; {script} writes it")
     except json.JSONDecodeError:
         sys.exit(f"{path}: no JSON; {script} writes it")
-    except (AttributeError, LookupError, TypeError, ValueError) as error:  # a field is missing or of another type
+    except RecursionError:
+        sys.exit(f"{path}: nested too deeply; {script} writes it")
+    except (ArithmeticError, AttributeError, LookupError, TemplateError, TypeError, ValueError) as error:
+        # A field is missing, or of another type.
         sys.exit(f"{path} is not as {script} writes it: {type(error).__name__}, {first_line(error)}")
 
 

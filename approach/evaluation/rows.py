@@ -1,12 +1,9 @@
 """The dataset's rows that an evaluation is about: those to draft for, and those that a system may look at."""
 
 import random
-import sys
 from dataclasses import dataclass
 
-from datasets import load_dataset
-
-from approach.files import first_line
+from approach.dataset import load_split
 
 NUM_EXAMPLES_SHOWN = 2
 COLUMNS = ("id", "problem", "approach", "prompt")
@@ -61,12 +58,4 @@ def load_problems(dataset_name: str, revision: str | None, selection: Selection,
 
 def load_rows(dataset_name: str, revision: str | None, split: str) -> list[dict]:
     """All rows of a split in the dataset's order; ends with one line where it is no dataset of pairs."""
-    try:
-        rows = load_dataset(dataset_name, split=split, revision=revision)
-    except (ValueError, OSError) as error:
-        sys.exit(f"--dataset_name {dataset_name}: {first_line(error)}")
-    if missing := set(COLUMNS) - set(rows.column_names):
-        sys.exit(f"--dataset_name {dataset_name}: no column {', '.join(sorted(missing))}")
-    if not len(rows):
-        sys.exit(f"--dataset_name {dataset_name}: its {split} split is empty")
-    return rows.to_list()
+    return load_split(dataset_name, split, COLUMNS, revision).to_list()

@@ -9,6 +9,7 @@ import evaluate
 import numpy as np
 
 from approach.files import first_line
+from approach.loading import describe
 from approach.neighbours import Neighbours
 
 METRICS_FOLDER = Path(__file__).resolve().parent.parent.parent / "metrics"  # installed beside `approach`, too
@@ -42,8 +43,10 @@ def load_metrics(bertscore_model: str, bertscore_num_layers: int | None) -> dict
         metrics["bertscore"].load(bertscore_model, bertscore_num_layers)
     except KeyError:
         sys.exit(f"--bertscore_model {bertscore_model}: bert-score does not know it; add --bertscore_num_layers")
-    except (OSError, ValueError) as error:
-        sys.exit(f"--bertscore_model {bertscore_model}: {first_line(error)}")
+    except AssertionError as error:  # bert-score's, of a layer that the encoder has not
+        sys.exit(f"--bertscore_num_layers {bertscore_num_layers}: {first_line(error)}")
+    except Exception as error:  # a damaged encoder may raise anything
+        sys.exit(f"--bertscore_model {bertscore_model}: {describe(error)}")
     return metrics
 
 

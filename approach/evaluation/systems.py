@@ -1,18 +1,22 @@
 """The systems that an evaluation compares: fine-tuned recipes, their base in several ways, and others' drafts."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from approach.drafting.generation import DECODINGS, Draft, Drafter, PartialDrafts
-from approach.files import first_line, public_name
+from approach.files import public_name, read_json_lines
+from approach.loading import load_tokenizer, told
+from approach.models import require_no_adapter
+from approach.prompt import render_chat
 
 TUNED = "fine-tuned"
+BASE_ARGUMENT = "--base_model_name_or_path"
 INSTRUCTION = "Write the approach section of a research abstract, one paragraph, for this research problem:\n"
 
 
@@ -84,11 +88,11 @@ class Drafting:
 
 
 def unique_names(models: Sequence[str]) -> list[str]:
-    """The models' public names; a second one of the same name gets " (2)"."""
-    names: list[str] = []
-    for name in map(public_name, models):
-        number = sum(known == name or known.startswith(f"{name} (") for known in names)
-        names.append(f"{name} ({number + 1})" if number else name)
+    """The models' public names; a second one of the same name gets " (2)", and never a name that another has."""
+    public, names = [public_name(name) for name in models], []
+    for name in public:
+        others = (f"{name} ({number})" for number in count(2))
+        names.append(name if name not in names else next(n for n in others if n not in [*names, *public]))
     return names
 
 
@@ -104,7 +108,8 @@ def base_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict], examples:
     """
     The base's prompts, by system: it has never seen the tags, so it may be asked in several ways.
 
-    Where its tokenizer has a chat template, also with an instruction, and with training rows as examples.
+    Where its tokenizer has a chat template, also with an instruction, and with training rows as examples. Raises
+    ValueError where that template fails.
     """
     systems = {"base": [row["problem"] for row in rows], "base, tags as text": [row["prompt"] for row in rows]}
     if tokenizer.chat_template is None:
@@ -112,7 +117,7 @@ def base_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict], examples:
 
     def ask(turns: list[dict], problem: str) -> str:
         turns = [*turns, {"role": "user", "content": INSTRUCTION + problem}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = render_chat(tokenizer, turns)
         return text.removeprefix(tokenizer.bos_token or "")  # the tokenizer adds it again
 
     shown = []
@@ -122,6 +127,15 @@ def base_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict], examples:
     systems["base, instructed"] = [ask([], row["problem"]) for row in rows]
     systems["base, two examples"] = [ask(shown, row["problem"]) for row in rows]
     return systems
+
+
+def check_base(name: str) -> None:
+    """Before hours of drafting: ends with one line where the base is an adapter, or its chat template fails."""
+    row = {"problem": "A problem.", "prompt": "", "approach": "A draft."}
+    tokenizer = load_tokenizer(name, BASE_ARGUMENT)
+    with told(BASE_ARGUMENT, name):
+        require_no_adapter(name)
+        base_prompts(tokenizer, [row], [row, row])
 
 
 def load_predictions(paths: Sequence[str], rows: list[dict]) -> tuple[list[SystemDrafts], list[str]]:
@@ -134,21 +148,29 @@ def load_predictions(paths: Sequence[str], rows: list[dict]) -> tuple[list[Syste
     for path, name in zip(paths, unique_names([Path(path).stem for path in paths]), strict=True):
         entries = read_predictions(path, rows)
         drafts = [without_model(entry["prediction"].strip()) for entry in entries]
-        systems.append(SystemDrafts(name, "predictions", [], "none", [drafts]))
+        systems.append(SystemDrafts(f"predictions: {name}", "predictions", [], "none", [drafts]))
         given = [f"{text} {entry.get('given') or ''}".strip() for text, entry in zip(given, entries, strict=True)]
     return systems, given
 
 
 def read_predictions(path: str, rows: list[dict]) -> list[dict]:
-    """The entries for `rows` in a file of JSON lines; ends with one line that names the row where one is missing."""
-    try:
-        with Path(path).open(encoding="utf-8") as lines:
-            entries = {entry["id"]: {**entry, "prediction": entry["prediction"]} for entry in map(json.loads, lines)}
-        return [entries[row["id"]] for row in rows]
-    except KeyError as error:
-        sys.exit(f"--predictions {path}: no prediction for row {error}; a row is {{'id': …, 'prediction': …}}")
-    except (OSError, ValueError) as error:
-        sys.exit(f"--predictions {path}: {first_line(error)}")
+    """
+    The entries for `rows` in a file of JSON lines.
+
+    Ends with one line that names the line of an entry that is not as it should be, or the row that has none or two.
+    """
+    entries: dict[str, dict] = {}
+    for number, entry in read_json_lines(Path(path), "--predictions"):
+        row_id, prediction, given = entry.get("id"), entry.get("prediction"), entry.get("given")
+        if not isinstance(row_id, str | int) or not isinstance(prediction, str) or not isinstance(given, str | None):
+            form = "{'id': …, 'prediction': a text, 'given': a text or nothing}"
+            sys.exit(f"--predictions {path}, line {number}: a row is {form}")
+        if str(row_id) in entries:
+            sys.exit(f"--predictions {path}, line {number}: a second prediction for row {row_id!r}")
+        entries[str(row_id)] = entry
+    if missing := [row["id"] for row in rows if row["id"] not in entries]:
+        sys.exit(f"--predictions {path}: no prediction for row {missing[0]!r}; a row is {{'id': …, 'prediction': …}}")
+    return [entries[row["id"]] for row in rows]
 
 
 def without_model(text: str) -> Draft:

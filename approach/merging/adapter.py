@@ -10,11 +10,12 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from approach.files import check_hashes, first_line, read_json
+from approach.files import check_hashes, first_line, read_run
 from approach.hub import MODEL_FILES, RECORDS
-from approach.models import fingerprint
+from approach.loading import describe, told
+from approach.models import fingerprint, load_weights
 from approach.prompt import TAGS
 
 
@@ -39,11 +40,12 @@ class Base:
 def find_adapter(name: str) -> Adapter:
     """An adapter, fetched from the Hub if need be; ends with one line where there is none."""
     folder = find_adapter_folder(name)
-    run = read_json(folder / "run.json")
-    try:
-        return Adapter(name, folder, run, PeftConfig.from_pretrained(folder))
-    except (OSError, ValueError, TypeError) as error:
-        sys.exit(f"--adapter_path {name} is no adapter of train_sft.py: {first_line(error)}")
+    run = read_run(folder)
+    with told("--adapter_path", name):
+        config = PeftConfig.from_pretrained(folder)
+        if not config.peft_type:
+            raise ValueError("its adapter_config.json does not say what kind of adapter it is")
+    return Adapter(name, folder, run, config)
 
 
 def find_adapter_folder(name: str) -> Path:
@@ -63,9 +65,15 @@ def find_adapter_folder(name: str) -> Path:
 
 
 def find_base(adapter: Adapter, name: str | None) -> Base:
-    """The base that the user names, or else that of training: the commit it saw, not what "main" is by now."""
+    """
+    The base that the user names, or else that of training: the commit it saw, not what "main" is by now.
+
+    Ends with one line where neither names one.
+    """
     if name:
         return Base(name, None)
+    if not isinstance(adapter.config.base_model_name_or_path, str):
+        sys.exit(f"--adapter_path {adapter.name} names no base: add --base_model_name_or_path")
     recorded = adapter.run.get("base", {}).get("revision")
     return Base(adapter.config.base_model_name_or_path, recorded or adapter.config.revision)
 
@@ -86,6 +94,8 @@ def load_adapter_on_base(adapter: Adapter, base: Base) -> tuple[PreTrainedTokeni
     except (ValueError, RuntimeError, IndexError) as error:
         reason = first_line(error) if "size mismatch" not in str(error) else "their sizes differ"
         sys.exit(f"{misfit}: {reason}")
+    except Exception as error:  # of a damaged configuration
+        sys.exit(f"--adapter_path {adapter.name}: {describe(error)}")
     # PEFT loads what fits: of a deeper or shallower model's adapter that is a part.
     if odd := saved ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
         sys.exit(f"{misfit}: {len(odd)} of its tensors have no counterpart, {min(odd)} for one")
@@ -94,10 +104,8 @@ def load_adapter_on_base(adapter: Adapter, base: Base) -> tuple[PreTrainedTokeni
 
 def load_tokenizer(adapter: Adapter) -> PreTrainedTokenizerBase:
     """The adapter's tokenizer; ends with one line if it has not the four tags."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(adapter.folder)
-    except (OSError, ValueError, TypeError) as error:
-        sys.exit(f"--adapter_path {adapter.name} is no adapter of train_sft.py: {first_line(error)}")
+    with told("--adapter_path", adapter.name):
+        tokenizer = AutoTokenizer.from_pretrained(adapter.folder, trust_remote_code=False)
     if missing := [tag for tag in TAGS if tag not in tokenizer.get_vocab()]:
         sys.exit(f"--adapter_path {adapter.name}: its tokenizer lacks {', '.join(missing)}")
     return tokenizer
@@ -120,19 +128,19 @@ def check_weights(folder: Path) -> set[str]:
 
 def load_base(base: Base, run: dict) -> PreTrainedModel:
     """The base in FP32; ends with one line if it is quantised, or not the one that training saw."""
-    try:
-        if getattr(AutoConfig.from_pretrained(base.name, revision=base.revision), "quantization_config", None):
+    hint = " (name another with --base_model_name_or_path)"
+    with told("base", base.name, hint):
+        config = AutoConfig.from_pretrained(base.name, revision=base.revision, trust_remote_code=False)
+        if getattr(config, "quantization_config", None):
             sys.exit(f"base {base.name} is quantised: name the unquantised one with --base_model_name_or_path")
-        model = AutoModelForCausalLM.from_pretrained(base.name, revision=base.revision, dtype=torch.float32)
-        expected = run.get("base", {}).get("fingerprint")  # compared once the weights are there, fetched or not
-        if expected and fingerprint(base.name, base.revision) not in (None, expected):
-            trained_on = " ".join(filter(None, (run["base"]["name"], run["base"].get("revision"))))
-            sys.exit(
-                f"base {base.name} is not the one that the adapter was trained on, {trained_on}: its weights differ"
-            )
-        return model
-    except (OSError, ValueError) as error:
-        sys.exit(f"base {base.name}: {first_line(error)} (name another with --base_model_name_or_path)")
+    model = load_weights(base.name, "base", base.revision, hint, dtype=torch.float32)
+    expected = run.get("base", {}).get("fingerprint")  # compared once the weights are there, fetched or not
+    with told("base", base.name, hint):
+        found = fingerprint(base.name, base.revision)
+    if expected and found not in (None, expected):
+        trained_on = " ".join(filter(None, (run["base"].get("name"), run["base"].get("revision"))))
+        sys.exit(f"base {base.name} is not the one that the adapter was trained on, {trained_on}: its weights differ")
+    return model
 
 
 def require_trained_rows(base_rows: int, tokens: int, config: PeftConfig, misfit: str) -> None:

@@ -3,10 +3,9 @@
 import sys
 
 import torch
-from datasets import load_dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from approach.files import first_line
+from approach.dataset import load_split
 from approach.merging.parity import PROMPTS, read_logits
 
 MAX_ROWS = 50
@@ -14,11 +13,8 @@ MAX_ROWS = 50
 
 def load_validation_rows(dataset_name: str, revision: str | None) -> list[dict]:
     """The first 50 validation rows by id, with `prompt` and `completion`; ends with one line if there are none."""
-    try:
-        rows = load_dataset(dataset_name, split="validation", revision=revision)
-        return sorted(rows.select_columns(["id", "prompt", "completion"]), key=lambda row: row["id"])[:MAX_ROWS]
-    except (ValueError, OSError) as error:
-        sys.exit(f"--dataset_name {dataset_name}: {first_line(error)}")
+    rows = load_split(dataset_name, "validation", ("id", "prompt", "completion"), revision)
+    return sorted(rows, key=lambda row: row["id"])[:MAX_ROWS]
 
 
 def cast(

@@ -8,16 +8,15 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from approach.files import first_line, hash_file
+from approach.files import describe_size, first_line, hash_file
+from approach.loading import load_tokenizer
 from approach.merging.parity import MAX_LOGIT_DIFFERENCE, Reading, measure_effect, read_model, require_equal
-from approach.models import list_stops
+from approach.models import list_stops, load_weights
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
 
 SHARD_SIZE = "2GB"  # what saving holds in memory beside the model
@@ -79,7 +78,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     """Saves weights and tokenizer; returns the SHA-256 of each file of weights. Raises OSError on a full disk."""
     size, free = model.get_memory_footprint(), shutil.disk_usage(folder).free
     if free < size:
-        raise OSError(f"{size / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free")
+        raise OSError(f"{describe_size(size)} are needed, {describe_size(free)} are free")
     try:
         model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
     except SafetensorError as error:
@@ -94,6 +93,6 @@ def compare_with_saved(reading: Reading, folder: Path, dtype: str) -> float:
 
     The saved model is gone when this returns: it maps its files, and Windows renames no folder with an open file.
     """
-    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    read_back = read_model(saved, AutoTokenizer.from_pretrained(folder))
+    saved = load_weights(str(folder), "the model read back from", dtype=getattr(torch, dtype))
+    read_back = read_model(saved, load_tokenizer(str(folder), "the tokenizer read back from"))
     return require_equal(reading, read_back, "the model read back from disk and the merged one")

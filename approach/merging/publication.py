@@ -6,7 +6,7 @@ from pathlib import Path
 
 from approach import hub
 from approach.cards import model_card
-from approach.files import check_hashes, public_name, read_json, write_json
+from approach.files import check_hashes, public_name, read_json, read_run, write_json
 
 PUBLISHED = (*hub.MODEL_FILES, *hub.RECORDS)
 REPLACED = (*PUBLISHED, "*.bin")  # what clients would load of an older model in the same repository
@@ -39,7 +39,8 @@ def stage_adapter(adapter: Path, name: str, folder: Path) -> None:
     for path in adapter.iterdir():  # in the Hub's cache the files are links, which list_published leaves out
         if path.is_file() and hub.matches(path.name, PUBLISHED):
             shutil.copy(path, folder)
-    base, config = read_json(adapter / "run.json").get("base", {}), read_json(adapter / "adapter_config.json")
+    base = read_run(adapter).get("base", {})
+    config = read_json(adapter / "adapter_config.json", {"base_model_name_or_path": str})
     config["base_model_name_or_path"] = base.get("name") or public_name(config["base_model_name_or_path"])
     config["revision"] = base.get("revision") or config.get("revision")
     write_json(folder / "adapter_config.json", config)

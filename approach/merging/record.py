@@ -26,15 +26,16 @@ def describe_base(adapter: Adapter, base: Base) -> dict[str, str | None]:
 def find_base_licence(name: str) -> str | None:
     """The licence that the base's own card states, if it has a card and the card does."""
     try:
-        return ModelCard.load(Path(name) / "README.md" if Path(name).is_dir() else name).data.get("license")
-    except (OSError, HTTPError, ValueError):
+        licence = ModelCard.load(Path(name) / "README.md" if Path(name).is_dir() else name).data.get("license")
+    except Exception:  # a card may hold anything, YAML that is none included, and the merge needs none of it
         return None
+    return licence if isinstance(licence, str) else None
 
 
 def find_dataset_revision(run: dict, dataset_name: str | None) -> str | None:
     """The commit of the dataset that training saw, where it is known and the same dataset is named."""
     seen = run.get("dataset", {})
-    return seen["revision"] if seen.get("revision") and seen["name"] == dataset_name else None
+    return seen["revision"] if seen.get("revision") and seen.get("name") == dataset_name else None
 
 
 def read_build_report(dataset_name: str | None, revision: str | None) -> dict:

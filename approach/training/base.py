@@ -1,12 +1,11 @@
 """The base model that training starts from, and its tokenizer."""
 
-import sys
-
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, get_quantization_config
 
-from approach.files import first_line
+from approach.loading import load_tokenizer, told
+from approach.models import load_weights, require_no_adapter
 
 
 def load_base(model_args: ModelConfig, weights: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -15,20 +14,21 @@ def load_base(model_args: ModelConfig, weights: bool = True) -> tuple[PreTrained
 
     Without `weights` the model has its shape alone and takes no memory. Ends with one line where there is no base.
     """
-    name, revision = model_args.model_name_or_path, model_args.model_revision
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    argument, name, revision = "--model_name_or_path", model_args.model_name_or_path, model_args.model_revision
+    tokenizer = load_tokenizer(name, argument, revision)
+    with told(argument, name):
+        require_no_adapter(name)
+        quantization = get_quantization_config(model_args)
         if not weights:
             with torch.device("meta"):
-                config = AutoConfig.from_pretrained(name, revision=revision)
+                config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
                 return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, model_args.dtype)), tokenizer
-        model = AutoModelForCausalLM.from_pretrained(
-            name,
-            revision=revision,
-            dtype=model_args.dtype,
-            attn_implementation=model_args.attn_implementation,
-            quantization_config=get_quantization_config(model_args),
-        )
-    except (OSError, ValueError) as error:
-        sys.exit(f"--model_name_or_path {name}: {first_line(error)}")
+    model = load_weights(
+        name,
+        argument,
+        revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        quantization_config=quantization,
+    )
     return model, tokenizer

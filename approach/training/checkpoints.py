@@ -3,32 +3,59 @@
 import json
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from zipfile import is_zipfile
 
+from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback
 from trl import ModelConfig, SFTConfig
 
-from approach.files import public_name, write_json
+from approach.files import first_line, public_name, write_json
 from approach.training.publishing import Publisher
 
-SAME_ARGUMENTS = (
-    "seed",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "world_size",
-    "max_length",
-    "max_steps",
-    "num_train_epochs",
-    "learning_rate",
-    "warmup_steps",
-    "weight_decay",
-    "max_grad_norm",
-    "train_sampling_strategy",
+# What a resumed run may have otherwise, for the weights come out the same: all else is compared.
+HARMLESS = {
+    "output_dir",
+    "run_name",
+    "project",
+    "report_to",
+    "resume_from_checkpoint",
+    "use_cpu",
+    "disable_tqdm",
+    "local_rank",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+    "activation_offloading",
+    "torch_empty_cache_steps",
+    "skip_memory_metrics",
+    "include_for_metrics",
+    "include_num_input_tokens_seen",
+    "prediction_loss_only",
+    "batch_eval_metrics",
+    "per_device_eval_batch_size",
+    "model_name_or_path",  # the base, by its public name
+    "trust_remote_code",
+}
+HARMLESS_PREFIXES = (
+    "log",
+    "hub_",
+    "push_to_hub",
+    "ddp_",
+    "dataset_num_proc",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "do_",
+    "trackio_",
 )
-SAME_CHOICES = ("optim", "lr_scheduler_type", "bf16", "fp16")
+# Harmless as well, unless an evaluation decides which weights are kept.
+CHOOSE_THE_BEST = ("eval_", "save_", "metric_for_best_model", "greater_is_better")
+MAX_NAMED = 5  # of the arguments that differ
 SAMPLES = "samples.jsonl"  # the drafts of the evaluations so far, which a resumed run adds to
-MODEL_ARGUMENTS = ("lora_", "use_", "load_in_", "bnb_", "dtype")  # how their names begin
 
 
 @dataclass
@@ -41,16 +68,33 @@ class Progress:
     wandb_run_id: str | None = None
 
 
-def describe_identity(training_args: SFTConfig, model_args: ModelConfig, rows_digest: str) -> dict:
-    """What two parts of one run must have in common for the second to go on exactly where the first was stopped."""
-    return {
-        **{name: getattr(training_args, name) for name in SAME_ARGUMENTS},
-        **{name: str(getattr(training_args, name)) for name in SAME_CHOICES},
-        **{name: value for name, value in vars(model_args).items() if name.startswith(MODEL_ARGUMENTS)},
-        "base": public_name(model_args.model_name_or_path),
-        "base_revision": model_args.model_revision,
-        "dataset rows": rows_digest,
+def describe_identity(
+    training_args: SFTConfig, model_args: ModelConfig, rows_digest: str, patience: int | None = None
+) -> dict:
+    """
+    What two parts of one run must have in common for the second to go on exactly where the first was stopped.
+
+    `patience` is that of early stopping. Values are as JSON gives them back.
+    """
+    prefixes = HARMLESS_PREFIXES if training_args.load_best_model_at_end else (*HARMLESS_PREFIXES, *CHOOSE_THE_BEST)
+    values = {
+        field.name: without_folder(getattr(group, field.name))
+        for group in (training_args, model_args)
+        for field in fields(group)
+        if field.name not in HARMLESS and not field.name.startswith(prefixes)
     }
+    values |= {
+        "world_size": training_args.world_size,
+        "base": public_name(model_args.model_name_or_path),
+        "dataset rows": rows_digest,
+        "early_stopping_patience": patience,
+    }
+    return json.loads(json.dumps(values, default=str))
+
+
+def without_folder(value: object) -> object:
+    """An argument's value; of a file, a template say, the name alone, because checkpoints may be published."""
+    return public_name(value) if isinstance(value, str) and Path(value).exists() else value
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -72,16 +116,31 @@ def find_checkpoint(output_dir: Path, wanted: str | None, identity: dict) -> tup
     for checkpoint in list_checkpoints(output_dir) if takes_last else [Path(wanted)]:
         try:
             progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
-            theirs = progress.pop("identity")
-        except (OSError, ValueError, KeyError):
-            print(f"{checkpoint} is not complete: passed over")
+            theirs, progress = progress.pop("identity"), Progress(**progress)
+            require_whole(checkpoint)
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            print(f"{checkpoint} is not complete: passed over ({type(error).__name__}: {first_line(error)})")
             continue
         require_same_run(checkpoint, identity, theirs)
-        return str(checkpoint), Progress(**progress)
+        return str(checkpoint), progress
     if not takes_last:
         sys.exit(f"--resume_from_checkpoint {wanted}: no complete checkpoint")
     print(f"No complete checkpoint in {output_dir}: starting from the beginning")
     return None, Progress()
+
+
+def require_whole(checkpoint: Path) -> None:
+    """Raises ValueError or OSError where a file that the Trainer would read is damaged."""
+    json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    for path in checkpoint.glob("*.safetensors"):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{path.name}: {first_line(error)}") from error
+    for path in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
+        if not is_zipfile(path):
+            raise ValueError(f"{path.name} is cut off")
 
 
 def forget_earlier_run(output_dir: Path, with_checkpoints: bool) -> None:
@@ -99,7 +158,8 @@ def require_same_run(checkpoint: Path, ours: dict, theirs: dict) -> None:
         if ours.get(name) != theirs.get(name)
     ]
     if changed:
-        sys.exit(f"--resume_from_checkpoint {checkpoint} is of another run: {'; '.join(changed)}")
+        more = f"; and {len(changed) - MAX_NAMED} more" if len(changed) > MAX_NAMED else ""
+        sys.exit(f"--resume_from_checkpoint {checkpoint} is of another run: {'; '.join(changed[:MAX_NAMED])}{more}")
 
 
 class CheckpointKeeper(TrainerCallback):

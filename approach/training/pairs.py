@@ -1,15 +1,14 @@
-"""The dataset's splits: loaded and checked, how many rows a run takes of them, and what its record says of those."""
+"""The dataset's rows: how many a run takes of a split, and what its record says of them."""
 
 import hashlib
 import sys
 from dataclasses import dataclass
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 
-from approach.files import first_line
 from approach.training.tokenization import Rows
 
-COLUMNS = {"id", "problem", "prompt", "completion"}
+COLUMNS = ("id", "problem", "prompt", "completion")
 
 
 @dataclass(frozen=True)
@@ -25,19 +24,6 @@ class Pairs:
     problems: list[dict]
     record: dict
     epoch_steps: float
-
-
-def load_split(name: str | None, config: str | None, revision: str | None, split: str) -> Dataset:
-    """One split of the dataset. Ends with one line where there is none, or where its columns are not ours."""
-    if name is None:
-        sys.exit("--dataset_name is missing: a folder that prepare_dataset.py wrote, or a dataset's Hub id")
-    try:
-        rows = load_dataset(name, config, split=split, revision=revision)
-    except (ValueError, OSError) as error:
-        sys.exit(f"--dataset_name {name}: {first_line(error)}")
-    if missing := COLUMNS - set(rows.column_names):
-        sys.exit(f"--dataset_name {name}: no column {', '.join(sorted(missing))}; build it with prepare_dataset.py")
-    return rows
 
 
 def count_rows(split_rows: int, train_fraction: float, max_steps: int, step_rows: int) -> int:

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -114,8 +115,11 @@ class RunLog(TrainerCallback):
 
 
 def read_samples(path: Path) -> list[dict]:
-    """The drafts of earlier evaluations, none where there is no such file."""
+    """The drafts of earlier evaluations, if there are any; a damaged line is no reason to end a run."""
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8") as file:
-        return list(map(json.loads, file))
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]

@@ -39,7 +39,8 @@ def test_all_that_any_system_was_given_is_told(tmp_path):
     two = [{"id": "a", "prediction": "", "given": None}, {"id": "b", "prediction": "", "given": "and a third"}]
     paths = [str(write_jsonl(tmp_path / name, lines)) for name, lines in (("one.jsonl", one), ("two.jsonl", two))]
     systems, given = load_predictions(paths, rows)
-    assert [entry.system for entry in systems] == ["one", "two"] and given == ["", "two hints and a third"]
+    assert [entry.system for entry in systems] == ["predictions: one", "predictions: two"]
+    assert given == ["", "two hints and a third"]
     assert systems[0].texts == [["A draft.", "Another."]]
 
 
@@ -49,6 +50,78 @@ def test_models_are_runs_of_one_recipe_and_others_are_compared(tmp_path):
     assert (recipe.system, recipe.models, recipe.names) == ("fine-tuned", models, ["model", "model (2)", "user/two"])
     assert (first.system, second.system, second.kind) == ("compared: user/other", "compared: other", "compared")
     assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a (2)", "a (3)"]
+
+
+@pytest.mark.parametrize("models", [["a (2)", "a", "a"], ["a", "a (2)", "a"], ["a", "a", "a (2)", "a (2)"]])
+def test_no_two_models_have_one_name(models, tmp_path):
+    """The first would vanish from scores.json."""
+    folders = []
+    for number, name in enumerate(models):
+        (tmp_path / str(number) / name).mkdir(parents=True)
+        folders.append(str(tmp_path / str(number) / name))
+    names = unique_names(folders)
+    assert len(set(names)) == len(models) and names[0] == models[0]
+
+
+def test_predictions_take_no_name_of_another_system(tmp_path):
+    line = [{"id": "a", "prediction": "A draft."}]
+    stems = ["fine-tuned", "base", "reference", "compared: other", "nearest training approach"]
+    paths = [str(write_jsonl(tmp_path / f"{stem}.jsonl", line)) for stem in stems]
+    systems, _ = load_predictions(paths, [{"id": "a", "approach": ""}])
+    assert [entry.system for entry in systems] == [f"predictions: {stem}" for stem in stems]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 2"),
+        ("3", "line 2: a JSON object was expected"),
+        ("[" * 100_000, "line 2"),
+        ('{"id": "b"}', "line 2: a row is"),
+        ('{"id": ["b"], "prediction": ""}', "line 2: a row is"),
+        ('{"id": "b", "prediction": null}', "line 2: a row is"),
+        ('{"id": "b", "prediction": "", "given": 3}', "line 2: a row is"),
+        ('{"id": "a", "prediction": ""}', "line 2: a second prediction for row 'a'"),
+    ],
+)
+def test_a_line_of_predictions_that_cannot_be_used_is_named(tmp_path, line, said):
+    path = tmp_path / "other.jsonl"
+    path.write_text('{"id": "a", "prediction": ""}\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        load_predictions([str(path)], [{"id": "a", "approach": ""}])
+    assert said in ended.value.code and "other.jsonl" in ended.value.code
+
+
+class Template:
+    """A tokenizer of which there is a chat template alone."""
+
+    bos_token = None
+
+    def __init__(self, template: str):
+        self.chat_template = template
+
+    def apply_chat_template(self, messages, **options):
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        return render_jinja_template([messages], chat_template=self.chat_template)[0][0]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in messages %}",
+        "{{ nothing.at.all }}",
+        "{{ 1 / 0 }}",
+        "{{ raise_exception('no') }}",
+        "{{ messages.__class__.__mro__ }}",
+    ],
+)
+def test_a_chat_template_that_fails_or_hangs_is_named(template, monkeypatch):
+    monkeypatch.setattr("approach.prompt.TEMPLATE_SECONDS", 0.5)
+    row = {"problem": "A problem.", "prompt": "", "approach": "A draft."}
+    with pytest.raises(ValueError, match="its chat template fails"):
+        base_prompts(Template(template), [row], [row, row])
 
 
 def test_a_list_of_drafts_knows_its_run_and_seed():

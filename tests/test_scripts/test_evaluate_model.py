@@ -73,14 +73,14 @@ def test_scores_json_and_predictions(arguments, dataset, tmp_path):
         "terms of the five nearest": ("no model", ["none"]),
         "reference": ("no model", ["none"]),
         "fine-tuned, words shuffled": ("no model", [chosen["fine-tuned"]]),
-        "other": ("predictions", ["none"]),
+        "predictions: other": ("predictions", ["none"]),
     }
     expected = [(row["id"], row["approach"]) for row in test]
     for key in {(row["system"], row["decoding"], row["seed"]) for row in rows}:
         mine = [row for row in rows if (row["system"], row["decoding"], row["seed"]) == key]
         assert [(row["id"], row["reference"]) for row in mine] == expected
         assert (key[2] is None) == ("sampled" not in key[1]), "a seed where something is drawn"
-    perfect = scores["systems"]["other"]["decodings"]["none"]
+    perfect = scores["systems"]["predictions: other"]["decodings"]["none"]
     assert perfect["scores"]["bleu"] == pytest.approx({"value": 100, "low": 100, "high": 100})
     assert perfect["scores"]["found_first"]["value"] == perfect["scores"]["new_term_f1"]["value"] == 1
     assert perfect["passes_gates"] is None and perfect["scores"] == find_only(scores, "reference")["scores"]
@@ -231,6 +231,11 @@ def test_mistakes_end_in_one_clear_line(merged, base, encoder, tmp_path, capsys)
 def test_other_mistakes_are_named(arguments, tmp_path):
     with pytest.raises(SystemExit, match="add --bertscore_num_layers"):
         main(EvaluationArguments(**{**arguments, "bertscore_num_layers": None}))
+    with pytest.raises(SystemExit, match="^--bertscore_num_layers 99: .*between 0 and 6"):
+        main(EvaluationArguments(**{**arguments, "bertscore_num_layers": 99}))
+    with pytest.raises(ValueError, match="is named twice"):
+        same = arguments["model_name_or_path"][0]
+        EvaluationArguments(**{**arguments, "model_name_or_path": [same, f"{same}/"]})
     with pytest.raises(SystemExit, match="holdout"):
         main(EvaluationArguments(**{**arguments, "dataset_split": "holdout"}))
     with pytest.raises(SystemExit, match="--model_name_or_path .*none"):

@@ -254,7 +254,9 @@ def test_mistakes_end_in_one_clear_line(records, tmp_path):
         ("run.json", "train_sft.py"),
     ],
 )
-@pytest.mark.parametrize("content", [None, b"{", b"{}", b"[]", b"3", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [None, b"{", b"{}", b"[]", b"3", b"\xff\xfe", pytest.param(b"[" * 100_000, id="deep")]
+)
 def test_a_damaged_file_is_named_with_the_script_that_writes_it(records, name, script, content):
     path = records / name
     path.unlink() if content is None else path.write_bytes(content)
@@ -263,6 +265,13 @@ def test_a_damaged_file_is_named_with_the_script_that_writes_it(records, name, s
     said = str(ended.value)
     assert said.startswith(str(path)) and script in said and "\n" not in said
     assert not list((records / "scores").glob("*report*"))
+
+
+def test_a_separator_of_lines_within_a_text_is_text(records):
+    path = records / "scores" / "predictions.jsonl"
+    text = path.read_text(encoding="utf-8").replace("Noisy fins.", "Noisy\u2028fins\x85.")
+    path.write_text(text, encoding="utf-8")
+    assert "Noisy" in write(records)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")

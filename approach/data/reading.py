@@ -1,0 +1,241 @@
+"""Files of abstracts as rows: each value as it is written, and the file and line of what cannot be read."""
+
+import csv
+import gzip
+import json
+import re
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+from datasets import Dataset, Features, List, Value
+from datasets.exceptions import DatasetGenerationError
+from datasets.fingerprint import get_temporary_cache_files_directory
+from pyarrow import ArrowException
+from pyarrow.parquet import ParquetFile
+
+from approach.files import first_line
+
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
+OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")  # how UTF-16 and UTF-32 begin
+BATCH_ROWS = 1000
+MAX_CELL = 2**31 - 1  # characters; more than csv's own 131,072, and what it can take on Windows
+
+Rows = Iterator[tuple[str, dict]]  # where a row stands, for messages ("a.csv, line 3"), and its values
+
+
+@dataclass(frozen=True)
+class Lines:
+    """How the lines of CSV files became rows, by which a quotation mark that joins rows is seen."""
+
+    lines: int
+    rows: int
+    rows_of_several_lines: int
+
+
+def build_dataset(paths: Sequence[str], kind: str, names: Sequence[str], texts: Sequence[str]) -> Dataset:
+    """
+    The columns `names` of all rows: `texts` as a text or a list of sentences, the others as they are written.
+
+    `kind` is json, csv or parquet. What is no text in a column of texts is None. Raises ValueError and OSError with
+    file and line where a row cannot be read.
+    """
+    lists = {name for name in texts if holds_lists(paths, kind, name)}
+    features = Features({name: List(Value("string")) if name in lists else Value("string") for name in names})
+    # Tuples, for of lists datasets would make shards.
+    options = {
+        "paths": tuple(paths),
+        "kind": kind,
+        "names": tuple(names),
+        "texts": tuple(texts),
+        "lists": tuple(lists),
+    }
+    try:
+        # In a folder of its own: datasets would take the rows of files that have changed since for these.
+        folder = tempfile.mkdtemp(dir=get_temporary_cache_files_directory())
+        return Dataset.from_generator(generate_rows, features=features, gen_kwargs=options, cache_dir=folder)
+    except DatasetGenerationError as error:
+        raise ValueError(first_line(error.__cause__ or error)) from error
+
+
+def find_names(paths: Sequence[str], kind: str) -> list[str]:
+    """The names of the columns, by the first thousand rows; raises ValueError where there is no row."""
+    if kind == "parquet":
+        tables = [read_schema(path) for path in paths]
+        names = [name for columns, num_rows in tables if num_rows for name in columns]
+    else:
+        rows = (row for path in paths for _, row in read_file(path, kind))
+        names = [name for row in islice(rows, BATCH_ROWS) for name in row]
+    if not names:
+        raise ValueError("there is no row in it")
+    return list(dict.fromkeys(names))
+
+
+def holds_lists(paths: Sequence[str], kind: str, name: str) -> bool:
+    """Whether the first row that has a value in a column has a list there."""
+    values = (row.get(name) for path in paths for _, row in read_file(path, kind, [name]))
+    return isinstance(next((value for value in values if value not in (None, "")), None), list)
+
+
+def generate_rows(
+    paths: Sequence[str], kind: str, names: Sequence[str], texts: Sequence[str], lists: Sequence[str]
+) -> Iterator[dict]:
+    """The rows of all files as `build_dataset` stores them."""
+    for path in paths:
+        for place, row in read_file(path, kind, names):
+            yield {
+                name: as_text(row.get(name), place, name, name in lists)
+                if name in texts
+                else as_written(row.get(name), place, name)
+                for name in names
+            }
+
+
+def as_text(value: object, place: str, name: str, as_list: bool) -> str | list[str | None] | None:
+    """A text, or a list of sentences where the column holds those; None for what is neither."""
+    if isinstance(value, list) and not all(part is None or isinstance(part, str) for part in value):
+        return None  # lists within a list, say
+    if not isinstance(value, str | list) or value == "":
+        return None
+    if isinstance(value, list) != as_list:
+        kinds = ("a list", "texts") if isinstance(value, list) else ("a text", "lists")
+        raise ValueError(f"{place}: {name} is {kinds[0]}, where the rows before have {kinds[1]}")
+    return [part and mend(part) for part in value] if isinstance(value, list) else mend(value)
+
+
+def as_written(value: object, place: str, name: str) -> str | None:
+    """An id or a year as text; raises ValueError where it is a list or an object."""
+    if isinstance(value, list | dict | bytes):
+        raise ValueError(f"{place}: {name} is {describe(value)}, where a text or a number was expected")
+    return None if value is None or value == "" else mend(str(value))
+
+
+def mend(text: str) -> str:
+    """A text with halves of characters replaced by U+FFFD, by which `build_pair` knows the row."""
+    return text if text.isascii() else SURROGATE.sub("\ufffd", text)
+
+
+def describe(value: object) -> str:
+    """The kind of a JSON value in words."""
+    return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else "no text"
+
+
+def read_file(path: str, kind: str, names: Sequence[str] = ()) -> Rows:
+    """The rows of one file, of Parquet these columns alone; raises ValueError and OSError that say where it fails."""
+    name = Path(path).name
+    with damage_told(name):
+        if kind == "parquet":
+            yield from read_parquet(path, name, names)
+            return
+        with open_text(path) as file:
+            yield from read_csv(file, name) if kind == "csv" else read_json_rows(file, name)
+
+
+@contextmanager
+def damage_told(name: str) -> Iterator[None]:
+    """Raises ValueError that names the file where what packs or holds its rows is damaged."""
+    try:
+        yield
+    except (EOFError, zlib.error, OSError, ArrowException) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # of the system, which names the file
+        raise ValueError(f"{name} is damaged, fetch it or pack it again: {first_line(error)}") from error
+
+
+def open_text(path: str) -> IO[str]:
+    """A file, packed or not, as text in UTF-8; raises ValueError where it begins as UTF-16 does."""
+    opened = gzip.open if path.lower().endswith(".gz") else open
+    with opened(path, "rb") as file:
+        begin = file.read(4)
+    if begin.startswith(OTHER_ENCODINGS) or b"\0" in begin:
+        raise ValueError(f"{Path(path).name} is in UTF-16 or UTF-32: save it as UTF-8")
+    # What is not UTF-8 becomes U+FFFD, by which build_pair knows the row.
+    return opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="")
+
+
+def read_json_rows(file: IO[str], name: str) -> Rows:
+    """JSON lines, or one list of objects; numbers stay as they are written (`0704.0270` would lose its zero)."""
+    first = True
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        if first and line.lstrip().startswith("["):
+            rows = parse_json(line + file.read(), name)
+            places = (f"{name}, row {number}" for number in range(1, len(rows) + 1))
+            yield from ((place, require_object(row, place)) for place, row in zip(places, rows, strict=True))
+            return
+        first, place = False, f"{name}, line {number}"
+        yield place, require_object(parse_json(line, place), place)
+
+
+def parse_json(text: str, place: str) -> object:
+    """A JSON value; raises ValueError that says where it is none."""
+    try:
+        return json.loads(text, parse_float=Decimal, parse_constant=lambda name: None)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} cannot be read as JSON: {first_line(error)}") from error
+
+
+def require_object(value: object, place: str) -> dict:
+    """A row of JSON; raises ValueError where it is no object."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{place}: an object with names and values was expected")
+    return value
+
+
+def read_csv(file: IO[str], name: str) -> Rows:
+    """Rows of CSV with a header; raises ValueError at a stray quotation mark, or at a row too long or too short."""
+    csv.field_size_limit(MAX_CELL)
+    reader, header = csv.reader(file, strict=True), None
+    while True:
+        begin = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(
+                f"{name}: in the row that begins in line {begin}, a quotation mark is not closed or not doubled "
+                f"({error})"
+            ) from error
+        if cells is None:
+            return
+        if header is None:
+            header = cells
+        elif cells and len(cells) != len(header):
+            raise ValueError(f"{name}, line {begin}: {len(cells)} cells, where the header has {len(header)}")
+        elif cells:
+            yield f"{name}, line {begin}", dict(zip(header, cells, strict=True))
+
+
+def read_schema(path: str) -> tuple[list[str], int]:
+    """The columns of a Parquet file and the number of its rows; raises ValueError where it is damaged."""
+    with damage_told(Path(path).name), ParquetFile(path) as file:
+        return file.schema_arrow.names, file.metadata.num_rows
+
+
+def read_parquet(path: str, name: str, names: Sequence[str]) -> Rows:
+    """The rows of a Parquet file, of those columns that it has."""
+    with ParquetFile(path) as file:
+        columns = [column for column in names if column in file.schema_arrow.names]
+        rows = (row for batch in file.iter_batches(BATCH_ROWS, columns=columns) for row in batch.to_pylist())
+        yield from ((f"{name}, row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def count_lines(paths: Sequence[str]) -> Lines:
+    """Lines and rows of CSV files, and how many rows take several lines."""
+    csv.field_size_limit(MAX_CELL)
+    lines = rows = several = 0
+    for path in paths:
+        with open_text(path) as file:
+            reader = csv.reader(file)
+            next(reader, None)  # the header
+            before = reader.line_num
+            for _ in reader:
+                rows, several = rows + 1, several + (reader.line_num > before + 1)
+                lines, before = lines + reader.line_num - before, reader.line_num
+    return Lines(lines, rows, several)

@@ -1,0 +1,98 @@
+"""Numbers that no run can use: one line before anything is loaded."""
+
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT
+
+import train_sft
+from app import AppArguments
+from approach.arguments import require_ranges
+from draft_approach import DraftArguments
+from evaluate_model import EvaluationArguments
+from merge_and_push import MergeArguments
+from prepare_dataset import PrepareArguments
+
+PLACES = {
+    PrepareArguments: {"dataset_name": "a.jsonl", "output_dir": "none"},
+    EvaluationArguments: {
+        "model_name_or_path": ["a"],
+        "base_model_name_or_path": "b",
+        "dataset_name": "c",
+        "output_dir": "none",
+    },
+    DraftArguments: {"model_name_or_path": "a", "problem": "A problem."},
+    MergeArguments: {"adapter_path": "a", "output_dir": "none"},
+    AppArguments: {"model_name_or_path": "a"},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside", "said"),
+    [
+        ("[1, inf)", (1, 5, None), (0, -1, float("nan"), float("inf")), "--n must be at least 1, got"),
+        ("(0, inf)", (1e-9,), (0, 0.0, -1, float("nan")), "--n must be more than 0, got"),
+        ("[0, 0.5)", (0, 0.49), (0.5, -0.1, float("nan")), "--n must lie in [0, 0.5), got"),
+        ("(0, 1]", (1, 0.1), (0, 1.1), "--n must lie in (0, 1], got"),
+    ],
+)
+def test_a_range_holds_what_it_says(text, inside, outside, said):
+    for value in inside:
+        require_ranges(SimpleNamespace(n=value), n=text)
+    for value in outside:
+        with pytest.raises(ValueError) as raised:
+            require_ranges(SimpleNamespace(n=value), n=text)
+        assert str(raised.value) == f"{said} {value}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (PrepareArguments, "seed", -1),
+        (PrepareArguments, "num_proc", 0),
+        (PrepareArguments, "max_problem_words", 0),
+        (PrepareArguments, "test_fraction", float("nan")),
+        (PrepareArguments, "near_duplicate_threshold", 0.1),
+        (EvaluationArguments, "batch_size", 0),
+        (EvaluationArguments, "bertscore_num_layers", 0),
+        (EvaluationArguments, "num_validation", -3),
+        (DraftArguments, "seed", -1),
+        (DraftArguments, "temperature", float("nan")),
+        (DraftArguments, "top_p", 0.0),
+        (MergeArguments, "max_cast_loss", -0.1),
+        (AppArguments, "port", 0),
+    ],
+)
+def test_a_number_out_of_range_is_named(kind, name, value):
+    with pytest.raises(ValueError, match=f"--{name} must .*, got {value}"):
+        kind(**PLACES[kind], **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", "-1"),
+        ("learning_rate", "0"),
+        ("learning_rate", "nan"),
+        ("per_device_train_batch_size", "0"),
+        ("per_device_eval_batch_size", "-1"),
+        ("gradient_accumulation_steps", "0"),
+        ("max_steps", "0"),
+        ("num_train_epochs", "-1"),
+        ("max_length", "0"),
+        ("lora_r", "0"),
+        ("lora_alpha", "0"),
+        ("lora_dropout", "1.5"),
+        ("adam_beta1", "1"),
+        ("label_smoothing_factor", "2"),
+        ("weight_decay", "-0.1"),
+        ("seed", "-1"),
+        ("num_samples", "-1"),
+        ("early_stopping_patience", "0"),
+    ],
+)
+def test_a_training_argument_out_of_range_is_named(name, value, capsys):
+    recipe = ["--config", str(ROOT / "recipes/small_base_lora_fp32.yaml"), "--use_cpu", "true"]
+    with pytest.raises(SystemExit) as ended:
+        train_sft.parse_arguments([*recipe, "--model_name_or_path", "base", f"--{name}", value])
+    assert ended.value.code == 2 and f"--{name} must" in capsys.readouterr().err.splitlines()[-1]
