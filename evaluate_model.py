@@ -41,7 +41,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from approach.arguments import parse
-from approach.files import public_name, require_free
+from approach.files import public_name
+from approach.outputs import Output, disk_errors_in_one_line, known_by
 from approach.prompt import MAX_NEW_TOKENS
 from approach.threads import choose_waiting
 
@@ -99,9 +100,24 @@ class EvaluationArguments:
         models = [*self.model_name_or_path, *self.compared_model_name_or_path]
         if twice := [name for name in models if models.count(name) > 1]:
             raise ValueError(f"{twice[0]} is named twice: the same drafts would count as those of two models")
-        require_free(self.output_dir, self.overwrite, "scores.json", "scores")
+        self.output.check()
+
+    @property
+    def output(self) -> Output:
+        """The folder of scores."""
+        inputs = {
+            "--model_name_or_path": self.model_name_or_path,
+            "--compared_model_name_or_path": self.compared_model_name_or_path,
+            "--base_model_name_or_path": self.base_model_name_or_path,
+            "--dataset_name": self.dataset_name,
+            "--predictions": self.predictions,
+            "--bertscore_model": self.bertscore_model,
+        }
+        is_ours = known_by("scores.json", "predictions.jsonl")
+        return Output(self.output_dir, "scores", self.overwrite, is_ours, inputs)
 
 
+@disk_errors_in_one_line()
 def main(args: EvaluationArguments) -> None:
     """Chooses on validation rows, writes the plan, drafts with every system, and scores on the main process."""
     choose_waiting()  # before the rooms, which import torch
@@ -174,7 +190,7 @@ def score(args: EvaluationArguments, problems, drafts, bits, given, chosen, plan
         "copying": copying.look_for_copies(drafts, rows_seen, rows, metrics["provenance"]),
     }
     predictions = results.list_predictions(drafts, counted, rows, given, corpus, metrics)
-    results.write_results(predictions, record, planned, Path(args.output_dir))
+    results.write_results(predictions, record, planned, args.output)
     if args.report_to == "wandb":
         results.log_to_wandb(record, predictions)
     results.print_table(record)

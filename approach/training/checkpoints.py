@@ -1,7 +1,6 @@
 """Checkpoints: which run they are of, which one to go on from, and what makes them complete."""
 
 import json
-import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,13 +81,6 @@ def find_checkpoint(output_dir: Path, wanted: str | None, identity: dict) -> tup
         sys.exit(f"--resume_from_checkpoint {wanted}: no complete checkpoint")
     print(f"No complete checkpoint in {output_dir}: starting from the beginning")
     return None, Progress()
-
-
-def forget_earlier_run(output_dir: Path, with_checkpoints: bool) -> None:
-    """Deletes the drafts of a run that is not gone on with, and its checkpoints, which a later resume would take."""
-    (output_dir / SAMPLES).unlink(missing_ok=True)
-    for checkpoint in list_checkpoints(output_dir) if with_checkpoints else []:
-        shutil.rmtree(checkpoint)
 
 
 def require_same_run(checkpoint: Path, ours: dict, theirs: dict) -> None:
