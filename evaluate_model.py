@@ -35,7 +35,6 @@ The metrics are the local modules in `metrics/`: nothing is fetched or run from 
         --num_examples 500 --output_dir outputs/scores
 """
 
-import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,23 +134,23 @@ def main(args: EvaluationArguments) -> None:
     others, given = systems.load_predictions(args.predictions, problems.rows)
     metrics = statistics.load_metrics(args.bertscore_model, args.bertscore_num_layers)
 
-    partial = PartialDrafts(Path(args.output_dir))
-    drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size)
-    chosen = choice.choose(recipes, args.base_model_name_or_path, problems, metrics, drafting)
-    planned = plan.make_plan(chosen, describe_dataset(args), problems.rows, drafting, args.num_resamples)
-    plan.keep_plan(planned, partial.folder)
+    with PartialDrafts(Path(args.output_dir)) as partial:
+        drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size)
+        chosen = choice.choose(recipes, args.base_model_name_or_path, problems, metrics, drafting)
+        planned = plan.make_plan(chosen, describe_dataset(args), problems.rows, drafting, args.num_resamples)
+        plan.keep_plan(planned, partial.folder)
 
-    base_drafts, bits = drafts.draft_base(args.base_model_name_or_path, problems, chosen, drafting)
-    tuned_drafts = []
-    for recipe in recipes:
-        entries, bits[recipe.system] = drafts.draft_recipe(recipe, problems, chosen, drafting)
-        tuned_drafts += entries
-    without_model = controls.draft_without_model(problems, metrics["specificity"])
-    shuffled = controls.shuffle_words(tuned_drafts[0])
-    if PartialState().is_main_process:
-        entries = [*tuned_drafts, *base_drafts, *without_model, shuffled, *others]
-        score(args, problems, entries, bits, given, chosen, planned, rows_seen, metrics)
-        shutil.rmtree(partial.folder)
+        base_drafts, bits = drafts.draft_base(args.base_model_name_or_path, problems, chosen, drafting)
+        tuned_drafts = []
+        for recipe in recipes:
+            entries, bits[recipe.system] = drafts.draft_recipe(recipe, problems, chosen, drafting)
+            tuned_drafts += entries
+        without_model = controls.draft_without_model(problems, metrics["specificity"])
+        shuffled = controls.shuffle_words(tuned_drafts[0])
+        if PartialState().is_main_process:
+            entries = [*tuned_drafts, *base_drafts, *without_model, shuffled, *others]
+            score(args, problems, entries, bits, given, chosen, planned, rows_seen, metrics)
+            partial.remove()
 
 
 def describe_dataset(args: EvaluationArguments) -> dict[str, str | None]:

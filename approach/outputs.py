@@ -143,7 +143,10 @@ def require_replaceable(place: str, path: Path, is_file: bool) -> None:
 def require_writable(path: Path) -> None:
     """Raises OSError where nothing can be made beside `path`, or where it will be once its folders are there."""
     folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-    os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=folder))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=folder))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def require_no_input(place: str, path: Path, inputs: Inputs) -> None:

@@ -1,5 +1,6 @@
 """Temporary folders for what is not whole yet: gone when a run ends, however it ends, or when the next one begins."""
 
+import errno
 import glob
 import os
 import shutil
@@ -8,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,15 +57,16 @@ def clear(folder: Path, put_back: Path | None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def take_lock(file: BinaryIO) -> bool:
-    """Locks an open file until it is closed; False where another process has done so, or where nothing can."""
-    with suppress(OSError):
+def take_lock(file: BinaryIO) -> bool | None:
+    """Locks an open file until it is closed; False where somebody else has done so, None where files have no locks."""
+    try:
         if os.name == "nt":
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
+    except OSError as error:
+        return False if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK) else None
+    return True
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def test_an_earlier_run_stays_until_the_new_one_has_done_a_step(base, dataset, f
     assert not list(folder.glob("checkpoint-*")), "a later resume would take them"
 
 
-@pytest.mark.parametrize("fails", ["torch.save", "safetensors", "the result"])
+@pytest.mark.parametrize("fails", ["torch.save", pytest.param("safetensors", marks=pytest.mark.slow), "the result"])
 def test_a_full_disk_ends_in_one_line_and_keeps_the_complete_checkpoints(
     fails, base, dataset, finished, tmp_path, monkeypatch
 ):
@@ -144,6 +144,8 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_complete_checkpoints(
     assert not list(folder.glob(".partial-*")) and not (folder / "adapter_model.safetensors").exists()
     assert (folder / "checkpoint-1" / "progress.json").is_file()
     assert (folder / "checkpoint-2").exists() == (fails == "the result")
+    if fails == "the result":  # as after every stop, going on ends with the same result: see test_stops
+        return
     train_sft.main(*training_arguments(base, dataset, folder, *CHECKPOINTS, *GO_ON))
     name = "adapter_model.safetensors"
     assert (folder / name).read_bytes() == (finished / name).read_bytes()
