@@ -102,6 +102,19 @@ def test_overwriting_takes_no_folder_that_is_not_ours(abstracts, tmp_path):
         PrepareArguments(dataset_name=str(mine / "abstracts.jsonl"), output_dir=str(mine), overwrite=True)
 
 
+def test_a_merged_model_with_the_datasets_report_beside_it_is_no_dataset(abstracts, tmp_path):
+    for name in ("config.json", "build_report.json"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds no dataset of this script"):
+        PrepareArguments(dataset_name=str(abstracts), output_dir=str(tmp_path), overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["pairs[1]", "pairs*", "pairs?", "a::b", "[x]/pairs"])
+def test_a_folder_that_datasets_could_not_open_is_refused(name, abstracts, tmp_path):
+    with pytest.raises(ValueError, match="datasets opens no folder with .* in its path"):
+        PrepareArguments(dataset_name=str(abstracts), output_dir=str(tmp_path / name))
+
+
 def test_the_cards_command_builds_the_same_dataset(abstracts, tmp_path):
     """Arguments of zero included, which are not defaults."""
     zeros = {"near_duplicate_threshold": 0.0, "seed": 0, "validation_fraction": 0.0}
