@@ -26,9 +26,9 @@ if __name__ == "__main__":
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from approach.arguments import parse, require_ranges
+from approach.outputs import Output, disk_errors_in_one_line, known_by_text
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY, differences_from_training
 from approach.stopping import run
 from approach.threads import choose_waiting
@@ -78,12 +78,16 @@ class DraftArguments:
         if self.output:
             if self.problems is None:
                 raise ValueError(f"--output {self.output} goes with --problems; a single draft is printed")
-            if Path(self.output).is_dir():
-                raise ValueError(f"--output {self.output} is a folder: name a file")
-            if Path(self.output).exists() and not self.overwrite:
-                raise ValueError(f"--output {self.output} exists: choose another or add --overwrite")
+            self.file.check()
+
+    @property
+    def file(self) -> Output:
+        """The file of drafts."""
+        inputs, is_ours = {"--problems": self.problems}, known_by_text('"draft": 0, "seed": ')
+        return Output(self.output, "drafts", self.overwrite, is_ours, inputs, argument="--output", is_file=True)
 
 
+@disk_errors_in_one_line()
 def main(args: DraftArguments) -> None:
     choose_waiting()
     from approach.drafting.streaming import Sampling, load_drafting_model
@@ -111,7 +115,7 @@ def main(args: DraftArguments) -> None:
     if not args.output:
         draft_for_all(drafter, problems, sampling, sys.stdout)
         return
-    num_drafts = write_drafts(drafter, problems, sampling, Path(args.output))
+    num_drafts = write_drafts(drafter, problems, sampling, args.file)
     if not num_drafts:
         sys.exit(f"--problems {args.problems}: no problem that the model can read; nothing written")
     print(f"Wrote {args.output}: {num_drafts} drafts")

@@ -40,12 +40,12 @@ if __name__ == "__main__":
 
     listen("Stopped: the same command goes on from the drafts that there are.")  # to Ctrl-C, before all else
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from approach.arguments import parse, require_ranges
-from approach.files import public_name, require_free
+from approach.files import public_name
+from approach.outputs import Output, disk_errors_in_one_line, known_by
 from approach.prompt import MAX_NEW_TOKENS
 from approach.stopping import run
 from approach.threads import choose_waiting
@@ -121,9 +121,24 @@ class EvaluationArguments:
         places = [Path(name).resolve() if Path(name).exists() else name for name in models]
         if twice := [name for name, place in zip(models, places, strict=True) if places.count(place) > 1]:
             raise ValueError(f"{twice[0]} is named twice: the same drafts would count as those of two models")
-        require_free(self.output_dir, self.overwrite, "scores.json", "scores")
+        self.output.check()
+
+    @property
+    def output(self) -> Output:
+        """The folder of scores."""
+        inputs = {
+            "--model_name_or_path": self.model_name_or_path,
+            "--compared_model_name_or_path": self.compared_model_name_or_path,
+            "--base_model_name_or_path": self.base_model_name_or_path,
+            "--dataset_name": self.dataset_name,
+            "--predictions": self.predictions,
+            "--bertscore_model": self.bertscore_model,
+        }
+        is_ours = known_by("scores.json", "predictions.jsonl")
+        return Output(self.output_dir, "scores", self.overwrite, is_ours, inputs)
 
 
+@disk_errors_in_one_line()
 def main(args: EvaluationArguments) -> None:
     """Chooses on validation rows, writes the plan, drafts with every system, and scores on the main process."""
     choose_waiting()  # before the rooms, which import torch
@@ -142,24 +157,24 @@ def main(args: EvaluationArguments) -> None:
     others, given = systems.load_predictions(args.predictions, problems.rows)
     metrics = statistics.load_metrics(args.bertscore_model, args.bertscore_num_layers)
 
-    partial = PartialDrafts(Path(args.output_dir))
-    dtype = choose_dtype(args.dtype, PartialState().device)
-    drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size, dtype)
-    chosen = choice.choose(recipes, args.base_model_name_or_path, problems, metrics, drafting)
-    planned = plan.make_plan(chosen, describe_dataset(args), problems.rows, drafting, args.num_resamples)
-    plan.keep_plan(planned, partial.folder)
+    with PartialDrafts(Path(args.output_dir)) as partial:
+        dtype = choose_dtype(args.dtype, PartialState().device)
+        drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size, dtype)
+        chosen = choice.choose(recipes, args.base_model_name_or_path, problems, metrics, drafting)
+        planned = plan.make_plan(chosen, describe_dataset(args), problems.rows, drafting, args.num_resamples)
+        plan.keep_plan(planned, partial.folder)
 
-    base_drafts, bits = drafts.draft_base(args.base_model_name_or_path, problems, chosen, drafting)
-    tuned_drafts = []
-    for recipe in recipes:
-        entries, bits[recipe.system] = drafts.draft_recipe(recipe, problems, chosen, drafting)
-        tuned_drafts += entries
-    without_model = controls.draft_without_model(problems, metrics["specificity"])
-    shuffled = controls.shuffle_words(tuned_drafts[0])
-    if PartialState().is_main_process:
-        entries = [*tuned_drafts, *base_drafts, *without_model, shuffled, *others]
-        score(args, problems, entries, bits, given, chosen, planned, rows_seen, metrics)
-        shutil.rmtree(partial.folder)
+        base_drafts, bits = drafts.draft_base(args.base_model_name_or_path, problems, chosen, drafting)
+        tuned_drafts = []
+        for recipe in recipes:
+            entries, bits[recipe.system] = drafts.draft_recipe(recipe, problems, chosen, drafting)
+            tuned_drafts += entries
+        without_model = controls.draft_without_model(problems, metrics["specificity"])
+        shuffled = controls.shuffle_words(tuned_drafts[0])
+        if PartialState().is_main_process:
+            entries = [*tuned_drafts, *base_drafts, *without_model, shuffled, *others]
+            score(args, problems, entries, bits, given, chosen, planned, rows_seen, metrics)
+            partial.remove()
 
 
 def describe_dataset(args: EvaluationArguments) -> dict[str, str | int | list[float] | None]:
@@ -200,7 +215,7 @@ def score(args: EvaluationArguments, problems, drafts, bits, given, chosen, plan
         "copying": copying.look_for_copies(drafts, rows_seen, rows, metrics["provenance"]),
     }
     predictions = results.list_predictions(drafts, counted, rows, given, corpus, metrics)
-    results.write_results(predictions, record, planned, Path(args.output_dir))
+    results.write_results(predictions, record, planned, args.output)
     if args.report_to == "wandb":
         results.log_to_wandb(record, predictions)
     results.print_table(record)

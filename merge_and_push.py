@@ -37,7 +37,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from approach.arguments import parse, require_ranges
-from approach.files import folder_written_whole, is_hub_id, public_name, require_free
+from approach.files import is_hub_id, public_name
+from approach.outputs import Output, disk_errors_in_one_line, known_by
 from approach.stopping import run
 from approach.threads import choose_waiting
 
@@ -97,11 +98,22 @@ class MergeArguments:
         if self.push_only is None and not (self.adapter_path and self.output_dir):
             raise ValueError("name --adapter_path and --output_dir to merge, or --push_only to publish a model")
         if self.push_only is None:
-            require_free(self.output_dir, self.overwrite, "merge.json", "model")
+            self.output.check()
         if self.dtype != "float32" and self.dataset_name is None and self.push_only is None:
             raise ValueError(f"--dtype {self.dtype} needs --dataset_name: what the cast costs is measured on its rows")
         require_ranges(self, max_cast_loss="[0, inf)")
         self.check_publishing()
+
+    @property
+    def output(self) -> Output:
+        """The merged model's folder."""
+        inputs = {
+            "--adapter_path": self.adapter_path,
+            "--base_model_name_or_path": self.base_model_name_or_path,
+            "--dataset_name": self.dataset_name,
+            "--scores": self.scores,
+        }
+        return Output(self.output_dir, "model", self.overwrite, known_by("merge.json", "config.json"), inputs)
 
     def check_publishing(self):
         """Raises ValueError where it is not clear what to publish, or where to."""
@@ -117,6 +129,7 @@ class MergeArguments:
                 raise ValueError("--hub_adapter_id needs --adapter_path, and --push_to_hub or --push_only")
 
 
+@disk_errors_in_one_line()
 def main(args: MergeArguments) -> None:
     choose_waiting()
     from approach.cards import write_model_card
@@ -153,7 +166,7 @@ def merge(args: MergeArguments) -> None:
     if args.dry_run:
         print(f"Dry run: {output_dir} not written")
         return
-    with folder_written_whole(output_dir) as partial:
+    with args.output.written_whole() as partial:
         record["files"] = save_model(model, tokenizer, partial)
         del model  # two of them would not fit where one does
         record["difference_reloaded"] = compare_with_saved(reading, partial, args.dtype)

@@ -36,7 +36,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from approach.arguments import parse, require_ranges
-from approach.files import is_hub_id, read_json, require_free, write_json
+from approach.files import is_hub_id, read_json, write_json
+from approach.outputs import Output, describe_error, disk_errors_in_one_line, known_by
 from approach.prompt import MAX_PROBLEM_WORDS
 from approach.stopping import run
 
@@ -51,6 +52,7 @@ ARXIV = {
     "dataset_revision": "240aaf1a969b3f8cd0ade6986bfad0cd730ee288",
 }
 REPORT_NAME = "build_report.json"
+NOT_IN_PATHS = ("*", "?", "[", "::")  # datasets takes them for a glob, or for an archive's inside
 ARXIV_ROWS = 203_037  # of the train split, by its card and by the original report
 
 
@@ -125,10 +127,13 @@ class PrepareArguments:
             self.dataset_revision = self.dataset_revision or ARXIV["dataset_revision"]
         if self.output_dir is None:
             raise ValueError("--output_dir is missing: the folder to write the dataset to")
-        require_free(self.output_dir, self.overwrite, REPORT_NAME, "dataset")
-        output_dir, source = Path(self.output_dir), Path(self.dataset_name).resolve()
-        if output_dir.is_dir() and any(output_dir.iterdir()) and output_dir.resolve() in [source, *source.parents]:
-            raise ValueError(f"--output_dir {self.output_dir} holds the source: it cannot be overwritten")
+        path = os.path.abspath(self.output_dir)
+        if any(characters in path for characters in NOT_IN_PATHS):
+            raise ValueError(
+                f"--output_dir {self.output_dir}: datasets opens no folder with {' or '.join(NOT_IN_PATHS)} in its "
+                f"path, which is {path}: choose another"
+            )
+        self.output.check()
         require_ranges(
             self,
             validation_fraction="[0, 0.5)",
@@ -149,7 +154,14 @@ class PrepareArguments:
         if (self.year_column is None) != (self.test_from_year is None):
             raise ValueError("--year_column and --test_from_year go together")
 
+    @property
+    def output(self) -> Output:
+        """The dataset's folder."""
+        inputs = {"--dataset_name": self.dataset_name, "--tokenizer_name": self.tokenizer_name}
+        return Output(self.output_dir, "dataset", self.overwrite, known_by(REPORT_NAME, "data"), inputs)
 
+
+@disk_errors_in_one_line()
 def main(args: PrepareArguments) -> None:
     if args.push_only:
         return push_dataset(Path(args.push_only), args)
@@ -162,7 +174,7 @@ def main(args: PrepareArguments) -> None:
     splits, findings = build(source, args)
     found = {"dataset_revision": source.revision, "abstract_column": source.columns.abstract}
     report = make_report({**asdict(args), **found}, source.licence, findings)
-    write_dataset(splits, report, Path(args.output_dir))
+    write_dataset(splits, report, args.output)
     print_summary(report)
     print(f"Wrote {args.output_dir}. Next: accelerate launch train_sft.py --dataset_name {args.output_dir} …")
     if args.push_to_hub:
@@ -242,8 +254,12 @@ def push_dataset(folder: Path, args: PrepareArguments) -> None:
         options = ["--push_only", str(folder), "--hub_dataset_id", args.hub_dataset_id]
         later = shlex.join(["python", "prepare_dataset.py", *options, *(["--public"] if args.public else [])])
         sys.exit(f"Not published to {args.hub_dataset_id}: {error}. {folder} is whole. To publish it later: {later}")
-    write_json(folder / REPORT_NAME, {**report, "hub": {"dataset": published.repo_id, "revision": published.revision}})
     print(f"Published {published.repo_id}, revision {published.revision}")
+    found = {"dataset": published.repo_id, "revision": published.revision}
+    try:
+        write_json(folder / REPORT_NAME, {**report, "hub": found})
+    except OSError as error:
+        print(f"{folder / REPORT_NAME} does not say so: {describe_error(error)}", file=sys.stderr)
 
 
 def parse_arguments(argv: list[str] | None = None) -> PrepareArguments:

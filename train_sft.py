@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING
 
 from approach.arguments import require_ranges
 from approach.files import public_name
+from approach.outputs import disk_errors_in_one_line
 from approach.prompt import END_TAG
 from approach.stopping import run
 from approach.threads import choose_waiting
@@ -114,7 +115,7 @@ class RunArguments:
     preflight: bool = field(
         default=False, metadata={"help": "Load no weights; show what the run would do and need, and stop."}
     )
-    overwrite: bool = field(default=False, metadata={"help": "Write into an output folder that is not empty."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the earlier run in the output folder."})
     public: bool = field(default=False, metadata={"help": "Publish to a public repository; otherwise a private one."})
 
     def __post_init__(self):
@@ -127,16 +128,18 @@ class RunArguments:
         )
 
 
+@disk_errors_in_one_line()
 def main(
     script_args: "ScriptArguments", training_args: "SFTConfig", model_args: "ModelConfig", run_args: RunArguments
 ) -> None:
     from approach.training.base import load_base
     from approach.training.callbacks import watch
-    from approach.training.checkpoints import describe_identity, find_checkpoint, forget_earlier_run
+    from approach.training.checkpoints import describe_identity, find_checkpoint
     from approach.training.lora import lora_with_tag_rows
     from approach.training.machine import check_machine
     from approach.training.memory import print_preflight
     from approach.training.publishing import take_over_publishing
+    from approach.training.run_folder import EarlierRun, require_run_folder
     from approach.training.run_record import describe_base, describe_run, describe_setup, save_result
     from approach.training.tag_rows import add_tags_with_rows
     from approach.training.tracking import start_wandb
@@ -146,7 +149,8 @@ def main(
     output_dir, resume = Path(training_args.output_dir), training_args.resume_from_checkpoint
     publisher, training_args = take_over_publishing(training_args, run_args.public)
     if not run_args.preflight:
-        require_output_dir(output_dir, free=not run_args.overwrite and resume is None)
+        inputs = {"--model_name_or_path": model_args.model_name_or_path, "--dataset_name": script_args.dataset_name}
+        require_run_folder(output_dir, inputs, run_args.overwrite, resume=resume is not None)
         if publisher and training_args.process_index == 0:
             publisher.check_access()
     model, tokenizer = load_base(model_args, weights=not run_args.preflight)
@@ -165,23 +169,19 @@ def main(
     patience = run_args.early_stopping_patience
     identity = describe_identity(training_args, model_args, pairs.record["sha256"], patience)
     checkpoint, progress = find_checkpoint(output_dir, resume, identity)
-    if checkpoint is None and trainer.is_world_process_zero():
-        forget_earlier_run(output_dir, with_checkpoints=resume is None)
+    if checkpoint is None:  # before the guard is added, at which the processes wait for one another
+        trainer.add_callback(EarlierRun(output_dir, with_checkpoints=resume is None))
     base = describe_base(model_args.model_name_or_path, model_args.model_revision)
     setup = describe_setup((script_args, training_args, model_args, run_args), base, pairs.record)
     if "wandb" in training_args.report_to and trainer.is_world_process_zero():
         progress.wandb_run_id = start_wandb(training_args.run_name, setup, progress.wandb_run_id)
     log, guard = watch(trainer, pairs, identity, progress, publisher, patience)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    guard.exit_if_stopped(trainer.state.global_step)
-    save_result(trainer, describe_run(setup, trainer, progress, log.activation_dtype), output_dir)
+    with guard.holding_signals():
+        trainer.train(resume_from_checkpoint=checkpoint)
+        guard.exit_if_stopped(trainer.state.global_step)
+        save_result(trainer, describe_run(setup, trainer, progress, log.activation_dtype), output_dir)
+    guard.exit_if_asked(f"the result is whole in {output_dir}")
     finish(trainer, output_dir, publisher, "adapter" if model_args.use_peft else "model")
-
-
-def require_output_dir(output_dir: Path, free: bool) -> None:
-    """Ends with one line where the output folder must be free and is not."""
-    if free and output_dir.is_dir() and any(output_dir.iterdir()):
-        sys.exit(f"--output_dir {output_dir} is not empty: add --resume_from_checkpoint true, or --overwrite")
 
 
 def load_pairs(

@@ -21,13 +21,14 @@ if __name__ == "__main__":
 
     listen()  # to Ctrl-C, before all else
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from approach.arguments import parse
-from approach.files import first_line, write_whole
+from approach.outputs import Output, disk_errors_in_one_line, known_by_text
 from approach.stopping import run
+
+TITLE = "Drafts of approaches, scored"  # by which a page of ours is known
 
 
 @dataclass
@@ -47,23 +48,24 @@ class ReportArguments:
         if not self.scores:
             raise ValueError("name the folder that evaluate_model.py wrote: python write_report.py outputs/scores")
         self.output = self.output or str(Path(self.scores) / "report.html")
-        if Path(self.output).is_dir():
-            raise ValueError(f"--output {self.output} is a folder: name a file")
-        if Path(self.output).exists() and not self.overwrite:
-            raise ValueError(f"--output {self.output} is there already: choose another or add --overwrite")
+        self.page.check()
+
+    @property
+    def page(self) -> Output:
+        """The page's file."""
+        inputs, is_ours = {"SCORES": self.scores, "--run": self.run}, known_by_text(f"<title>{TITLE}</title>")
+        return Output(self.output, "page", self.overwrite, is_ours, inputs, argument="--output", is_file=True)
 
 
+@disk_errors_in_one_line()
 def main(args: ReportArguments) -> None:
     """Makes the page and writes it."""
     from approach.evaluation.report import build_page
 
-    page, output = build_page(Path(args.scores), Path(args.run) if args.run else None), Path(args.output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(output, page)
-    except OSError as error:
-        sys.exit(f"--output {output}: {first_line(error)}: nothing written")
-    print(f"Wrote {output}. Next: open it in a browser")
+    text = build_page(Path(args.scores), Path(args.run) if args.run else None)
+    with args.page.written_whole() as path:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    print(f"Wrote {args.output}. Next: open it in a browser")
 
 
 def parse_arguments(argv: list[str] | None = None) -> ReportArguments:

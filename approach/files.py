@@ -4,11 +4,8 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, UnionType
 
@@ -108,8 +105,8 @@ def read_run(folder: Path) -> dict:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Writes a record, indented for people, with a final newline."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    """Writes a record whole, indented for people, with a final newline; raises OSError."""
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -121,47 +118,6 @@ def write_whole(path: Path, text: str) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def folder_written_whole(output_dir: Path) -> Iterator[Path]:
-    """
-    A folder beside `output_dir`, which takes its place when the block ends well; ends with one line on a full disk.
-
-    A killed run leaves the folder absent or as it was.
-    """
-    partial = None
-    try:
-        output_dir.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.partial-", dir=output_dir.parent))
-        yield partial
-        os.chmod(partial, 0o755)  # mkdtemp's 0o700 would hide a shared folder from colleagues
-        if output_dir.exists():
-            shutil.rmtree(output_dir)
-        partial.rename(output_dir)
-    except OSError as error:
-        sys.exit(f"--output_dir {output_dir}: {first_line(error)}: nothing written. Run the same command again")
-    finally:
-        if partial:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def require_free(output_dir: str, overwrite: bool, marker: str, what: str) -> None:
-    """
-    Raises ValueError where `output_dir` cannot be written: a file, or a folder with content.
-
-    With `overwrite` a folder is free, too, that holds `marker`, by which a script knows a folder of its own; `what`
-    names its content in the message ("dataset").
-    """
-    folder = Path(output_dir)
-    if folder.is_file():
-        raise ValueError(f"--output_dir {output_dir} is a file: name a folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if not overwrite:
-        raise ValueError(f"--output_dir {output_dir} is not empty: choose another or add --overwrite")
-    if not (folder / marker).is_file():
-        raise ValueError(f"--output_dir {output_dir} holds no {what} of this script: not overwritten")
 
 
 def hash_file(path: Path) -> str:

@@ -1,10 +1,9 @@
 import json
-import os
 from pathlib import Path
 
 import pytest
 
-from approach.files import check_hashes, folder_written_whole, public_name, read_json, require_free, write_whole
+from approach.files import check_hashes, public_name, read_json, write_whole
 
 
 @pytest.mark.parametrize(
@@ -38,27 +37,6 @@ def test_what_is_published_names_a_hub_id_or_the_last_name_of_a_path(name, publi
     assert public_name(name) == public
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    output = tmp_path / "output"
-    with pytest.raises(KeyboardInterrupt), folder_written_whole(output) as partial:
-        (partial / "half").touch()
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-    for name in ("old", "new"):
-        with folder_written_whole(output) as partial:
-            (partial / name).touch()
-    assert [path.name for path in output.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [output]
-
-
-def test_a_failed_write_ends_in_one_line_and_keeps_what_was_there(tmp_path):
-    output = tmp_path / "output"
-    output.mkdir()
-    (output / "old").touch()
-    with pytest.raises(SystemExit, match="no space: nothing written"), folder_written_whole(output):
-        raise OSError("no space")
-    assert [path.name for path in output.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [output]
-
-
 def test_a_text_is_replaced_whole_or_left(tmp_path):
     path = tmp_path / "text"
     write_whole(path, "old\n")
@@ -76,21 +54,6 @@ def test_a_damaged_record_ends_in_one_line(content, tmp_path):
     assert read_json(tmp_path / "none.json") == {}
 
 
-def test_a_folder_is_free_when_empty_or_ours_and_overwritten(tmp_path):
-    folder = tmp_path / "output"
-    require_free(str(folder), False, "run.json", "run")
-    folder.mkdir()
-    require_free(str(folder), False, "run.json", "run")
-    (folder / "notes.txt").touch()
-    for overwrite, words in ((False, "not empty"), (True, "holds no run of this script")):
-        with pytest.raises(ValueError, match=words):
-            require_free(str(folder), overwrite, "run.json", "run")
-    (folder / "run.json").touch()
-    require_free(str(folder), True, "run.json", "run")
-    with pytest.raises(ValueError, match="is a file"):
-        require_free(str(folder / "run.json"), True, "run.json", "run")
-
-
 def test_a_file_that_changed_since_it_was_recorded_is_named(tmp_path):
     (tmp_path / "weights").write_bytes(b"1")
     digest = "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
@@ -99,10 +62,3 @@ def test_a_file_that_changed_since_it_was_recorded_is_named(tmp_path):
     (tmp_path / "weights").write_bytes(b"2")
     with pytest.raises(SystemExit, match=f"weights is not the file .* {Path('run.json')}"):
         check_hashes(tmp_path, "run.json")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_a_written_folder_can_be_read_by_colleagues(tmp_path):
-    with folder_written_whole(tmp_path / "output"):
-        pass
-    assert (tmp_path / "output").stat().st_mode & 0o777 == 0o755

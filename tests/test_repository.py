@@ -114,7 +114,7 @@ def test_help_names_every_argument_and_waits_for_no_library(script):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to a child alone")
-@pytest.mark.parametrize("script", ["prepare_dataset.py", "evaluate_model.py", "merge_and_push.py", "train_sft.py"])
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in ("app.py", "draft_approach.py")])
 def test_ctrl_c_ends_in_one_line(script, tmp_path):
     """Pressed while the script's own code runs: here as soon as it parses its arguments."""
     (tmp_path / "press.py").write_text(

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure  # pyplot would look for a display
 from pyarrow.parquet import read_metadata
 
 from approach.cards import dataset_card
-from approach.files import folder_written_whole, hash_file, public_name, write_json
+from approach.files import hash_file, public_name, write_json
+from approach.outputs import Output
 
 # Left out of the report: the same dataset gets the same bytes wherever it is written or published.
 NOT_REPORTED = ("output_dir", "num_proc", "overwrite", "push_to_hub", "hub_dataset_id", "public")
@@ -33,9 +34,9 @@ def make_report(arguments: dict, licence: str | None, findings: dict) -> dict:
     }
 
 
-def write_dataset(splits: DatasetDict, report: dict, output_dir: Path) -> None:
+def write_dataset(splits: DatasetDict, report: dict, output: Output) -> None:
     """Writes the whole folder or nothing; ends with one line on a full disk."""
-    with folder_written_whole(output_dir) as folder:
+    with output.written_whole() as folder:
         (folder / "data").mkdir()
         files = {name: write_split(name, split, folder) for name, split in splits.items()}
         plot_funnel(report["funnel"], folder / "funnel.png")

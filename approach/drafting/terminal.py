@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import TextIO
 
@@ -10,7 +9,7 @@ from tqdm import tqdm
 from transformers import TextStreamer
 
 from approach.drafting.streaming import DraftingModel, Sampling, write_draft
-from approach.files import first_line
+from approach.outputs import Output
 from approach.prompt import differences_from_training
 
 
@@ -90,20 +89,15 @@ def draft_for_all(drafter: DraftingModel, problems: list[tuple[str, str]], sampl
     return num_rows
 
 
-def write_drafts(drafter: DraftingModel, problems: list[tuple[str, str]], sampling: Sampling, output: Path) -> int:
+def write_drafts(drafter: DraftingModel, problems: list[tuple[str, str]], sampling: Sampling, output: Output) -> int:
     """
-    Writes the file of drafts beside `output` and renames it: whole, or absent where the run is stopped.
+    Writes the file of drafts whole, or none where the run is stopped; returns how many drafts.
 
-    Returns how many drafts; no file is written for none. Ends with one line where it cannot be written.
+    No file is written for none. Ends with one line where it cannot be written.
     """
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.partial-", dir=output.parent) as folder:
-            partial = Path(folder) / output.name
-            with partial.open("w", encoding="utf-8", newline="\n") as file:
-                num_rows = draft_for_all(drafter, problems, sampling, file)
-            if num_rows:
-                partial.replace(output)
-    except OSError as error:
-        sys.exit(f"--output {output}: {first_line(error)}: nothing written")
+    with output.written_whole() as path:
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            num_rows = draft_for_all(drafter, problems, sampling, file)
+        if not num_rows:
+            path.unlink()
     return num_rows

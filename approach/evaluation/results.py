@@ -4,7 +4,6 @@ import json
 import os
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import evaluate
 import numpy as np
@@ -12,7 +11,8 @@ import numpy as np
 from approach.evaluation.plan import PLAN
 from approach.evaluation.statistics import RowStatistics
 from approach.evaluation.systems import SystemDrafts
-from approach.files import folder_written_whole, write_json
+from approach.files import write_json
+from approach.outputs import Output
 
 NUM_SAMPLES = 3
 TABLE = (("specificity", "specificity", 4, 27), ("new_term_f1", "new-term F1", 3, 22), ("rougeL", "ROUGE-L", 3, 22))
@@ -72,9 +72,9 @@ def choose_samples(drafts: Sequence[SystemDrafts], rows: list[dict], shown: Mapp
     ]
 
 
-def write_results(predictions: list[dict], scores: dict, plan: dict, output_dir: Path) -> None:
+def write_results(predictions: list[dict], scores: dict, plan: dict, output: Output) -> None:
     """Writes predictions.jsonl, scores.json and plan.json to a folder that appears whole or not at all."""
-    with folder_written_whole(output_dir) as partial:
+    with output.written_whole() as partial:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
         (partial / "predictions.jsonl").write_text(lines, encoding="utf-8")
         write_json(partial / "scores.json", scores)

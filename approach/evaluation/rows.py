@@ -1,6 +1,7 @@
 """The dataset's rows that an evaluation is about: those to draft for, and those that a system may look at."""
 
 import random
+import sys
 from dataclasses import dataclass
 
 from approach.dataset import load_split

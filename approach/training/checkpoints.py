@@ -1,7 +1,6 @@
 """Checkpoints: which run they are of, which one to go on from, and what makes them complete."""
 
 import json
-import shutil
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -141,13 +140,6 @@ def require_whole(checkpoint: Path) -> None:
     for path in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
         if not is_zipfile(path):
             raise ValueError(f"{path.name} is cut off")
-
-
-def forget_earlier_run(output_dir: Path, with_checkpoints: bool) -> None:
-    """Deletes the drafts of a run that is not gone on with, and its checkpoints, which a later resume would take."""
-    (output_dir / SAMPLES).unlink(missing_ok=True)
-    for checkpoint in list_checkpoints(output_dir) if with_checkpoints else []:
-        shutil.rmtree(checkpoint)
 
 
 def require_same_run(checkpoint: Path, ours: dict, theirs: dict) -> None:

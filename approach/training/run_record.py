@@ -1,7 +1,7 @@
 """The record of a run, `run.json`: its setup, what training found, and the files that it is the record of."""
 
 import platform
-import tempfile
+import sys
 from collections.abc import Iterable
 from dataclasses import fields
 from importlib.metadata import version
@@ -9,13 +9,16 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure  # pyplot would look for a display
+from safetensors import SafetensorError
 from transformers import AutoConfig
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from approach.files import hash_file, public_name, write_json
+from approach.files import first_line, hash_file, public_name, write_json
 from approach.models import fingerprint
+from approach.temporary import temporary_folder
 from approach.training.checkpoints import Progress
+from approach.training.run_folder import PARTIAL
 from approach.training.trainer import ApproachTrainer
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -79,19 +82,27 @@ def describe_run(setup: dict, trainer: ApproachTrainer, progress: Progress, acti
 
 
 def save_result(trainer: ApproachTrainer, run: dict, output_dir: Path) -> None:
-    """Writes adapter (or model), tokenizer, `run.json` and loss curve beside, then moves them in, the weights last."""
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=output_dir) as folder:
-        partial = Path(folder)
-        trainer.save_model(folder)
-        if not trainer.is_world_process_zero():
-            return
-        # Merging refuses weights that are not these.
-        digests = {path.name: hash_file(path) for path in partial.glob("*.safetensors")}
-        write_json(partial / "run.json", {**run, "files": digests})
-        plot_losses(run["losses"], partial / "loss_curve.png")
-        for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
-            path.replace(output_dir / path.name)
-    trainer.create_model_card(model_name=output_dir.name, dataset_name=run["dataset"]["name"])
+    """
+    Writes adapter (or model), tokenizer, `run.json` and loss curve beside, then moves them in, the weights last.
+
+    Ends with one line on a full disk; an earlier result is then as it was.
+    """
+    try:
+        with temporary_folder(output_dir, PARTIAL) as folder:
+            partial = folder / "new"
+            trainer.save_model(str(partial))
+            if not trainer.is_world_process_zero():
+                return
+            # Merging refuses weights that are not these.
+            digests = {path.name: hash_file(path) for path in partial.glob("*.safetensors")}
+            write_json(partial / "run.json", {**run, "files": digests})
+            plot_losses(run["losses"], partial / "loss_curve.png")
+            for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+                path.replace(output_dir / path.name)
+        trainer.create_model_card(model_name=output_dir.name, dataset_name=run["dataset"]["name"])
+    except (OSError, SafetensorError) as error:
+        later = "; once there is room, --resume_from_checkpoint true goes on from the last checkpoint, if there is one"
+        sys.exit(f"--output_dir {output_dir}: {first_line(error)}: the result is not saved{later}")
 
 
 def plot_losses(losses: list[dict], path: Path) -> None:

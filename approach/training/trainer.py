@@ -1,16 +1,20 @@
 """TRL's trainer, with what training the tags' rows needs and what may be written to a checkpoint."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch.utils.data import Dataset, Sampler
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
 from trl import SFTTrainer
 
+from approach.files import first_line
 from approach.training import patches
+from approach.training.run_guard import EvaluationStopped
 
 WHOLE_MATRICES = ("NO", "MULTI_CPU", "MULTI_GPU")  # FSDP and DeepSpeed may keep a matrix in parts
 
@@ -43,6 +47,35 @@ class ApproachTrainer(SFTTrainer):
             sys.exit(
                 "The card's memory is full: take recipes/tinyllama_lora_fp32_small.yaml, or a smaller --max_length"
             )
+
+    def _evaluate(self, *arguments, **named) -> dict[str, float]:
+        """
+        As the Trainer's; without metrics where a signal stopped it.
+
+        Its random numbers are its own: evaluated, stopped or left out, the steps after it are the same.
+        """
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices):
+                return super()._evaluate(*arguments, **named)
+        except EvaluationStopped:
+            return {}
+
+    def _determine_best_metric(self, metrics: dict, trial: object) -> bool:
+        """As the Trainer's, which with `save_strategy: best` would take back the save that a stop has asked for."""
+        is_asked_for = self.control.should_save
+        return super()._determine_best_metric(metrics=metrics, trial=trial) or is_asked_for
+
+    def _save_checkpoint(self, *arguments, **named) -> None:
+        """As the Trainer's; ends with one line where the disk is full, and leaves no half of a checkpoint."""
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            (checkpoint / "progress.json").unlink(missing_ok=True)  # incomplete until it is written anew
+        try:
+            super()._save_checkpoint(*arguments, **named)
+        except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save on a full disk
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            sys.exit(f"{checkpoint} cannot be saved: {first_line(error)}. The earlier checkpoints are as they were")
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import pytest
 import torch
@@ -174,3 +175,30 @@ def test_everything_that_decides_a_draft_is_in_the_hash_of_its_settings(merged, 
     if changed == "library":
         monkeypatch.setattr(generation, "version", lambda name: "0")
     assert other.hash_settings(**settings) != before
+
+
+def test_two_runs_do_not_mix_their_drafts(tmp_path):
+    with PartialDrafts(tmp_path / "scores") as first:
+        with pytest.raises(SystemExit, match="another run keeps its drafts in .*scores.partial: wait"):
+            PartialDrafts(tmp_path / "scores").__enter__()
+        first.append("key", [0], [{"prediction": "kept"}])
+    with PartialDrafts(tmp_path / "scores") as second:  # the first was stopped
+        assert second.read("key") == {0: {"prediction": "kept"}}
+        second.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_ends_drafting_in_one_line_and_keeps_the_drafts_before(tmp_path):
+    resource = pytest.importorskip("resource")
+    partial, limits = PartialDrafts(tmp_path / "scores"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    partial.append("key", [0], [{"prediction": "kept"}])
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+        with pytest.raises(SystemExit, match="drafts-0.jsonl: File too large: the same command goes on"):
+            partial.append("key", [1], [{"prediction": "much " * 1000}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    partial.append("key", [2], [{"prediction": "later"}])
+    assert partial.read("key") == {0: {"prediction": "kept"}, 2: {"prediction": "later"}}

@@ -85,7 +85,8 @@ def test_problems_from_stdin_go_to_stdout(merged, monkeypatch, capsys):
 
 def test_an_interrupted_file_of_drafts_is_absent(merged, tmp_path, monkeypatch):
     (tmp_path / "problems.txt").write_text(f"{PROBLEM}\n{PROBLEM}\n", encoding="utf-8")
-    (tmp_path / "drafts.jsonl").write_text("kept\n", encoding="utf-8")
+    kept = '{"problem": "Noise.", "draft": 0, "seed": 42}\n'
+    (tmp_path / "drafts.jsonl").write_text(kept, encoding="utf-8")
     calls = []
 
     def stop_at_the_second(drafter, problem, seed, sampling):
@@ -100,7 +101,7 @@ def test_an_interrupted_file_of_drafts_is_absent(merged, tmp_path, monkeypatch):
         main(parse_arguments([*command, "--output", str(tmp_path / "drafts.jsonl")]))
     assert len(calls) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drafts.jsonl", "problems.txt"]
-    assert (tmp_path / "drafts.jsonl").read_text(encoding="utf-8") == "kept\n"
+    assert (tmp_path / "drafts.jsonl").read_text(encoding="utf-8") == kept
 
 
 def test_arguments_are_written_as_in_every_other_script():

@@ -240,3 +240,21 @@ def test_other_mistakes_are_named(arguments, tmp_path):
         main(EvaluationArguments(**{**arguments, "dataset_split": "holdout"}))
     with pytest.raises(SystemExit, match="--model_name_or_path .*none"):
         main(EvaluationArguments(**{**arguments, "model_name_or_path": [str(tmp_path / "none")]}))
+
+
+def test_an_output_that_holds_what_is_read_or_is_not_ours_is_refused_before_the_work(tmp_path):
+    """A model's folder has scores.json beside it, too, for its card."""
+    (tmp_path / "file").touch()
+    for name, files in (("model", ["config.json", "scores.json"]), ("scores", ["scores.json", "predictions.jsonl"])):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("{}", encoding="utf-8")
+    read = {"model_name_or_path": ["user/model"], "base_model_name_or_path": "user/base", "dataset_name": "user/pairs"}
+    for output, predictions, said in (
+        ("model", [], "model is not empty and holds no scores of this script"),
+        ("scores", ["scores/predictions.jsonl"], "scores is or holds --predictions"),
+        ("file", [], "file is a file: name a folder"),
+    ):
+        predictions = [str(tmp_path / path) for path in predictions]
+        with pytest.raises(ValueError, match=said):
+            EvaluationArguments(**read, output_dir=str(tmp_path / output), predictions=predictions, overwrite=True)

@@ -87,7 +87,7 @@ def test_mistakes_end_in_one_clear_line(abstracts, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("mine", encoding="utf-8")
     taken = run_script(script, "--dataset_name", abstracts, "--output_dir", tmp_path / "taken")
-    assert_one_clear_line(taken, 2, "taken is not empty", "--overwrite")
+    assert_one_clear_line(taken, 2, "taken is not empty and holds no dataset of this script")
     assert (tmp_path / "taken" / "thesis.txt").read_text(encoding="utf-8") == "mine"
     assert not output.exists()
 
@@ -98,8 +98,21 @@ def test_overwriting_takes_no_folder_that_is_not_ours(abstracts, tmp_path):
     with pytest.raises(ValueError, match="holds no dataset of this script"):
         PrepareArguments(dataset_name=str(abstracts), output_dir=str(mine), overwrite=True)
     (mine / "build_report.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ValueError, match="holds the source"):
+    with pytest.raises(ValueError, match="mine is or holds --dataset_name .*abstracts.jsonl, which this run reads"):
         PrepareArguments(dataset_name=str(mine / "abstracts.jsonl"), output_dir=str(mine), overwrite=True)
+
+
+def test_a_merged_model_with_the_datasets_report_beside_it_is_no_dataset(abstracts, tmp_path):
+    for name in ("config.json", "build_report.json"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds no dataset of this script"):
+        PrepareArguments(dataset_name=str(abstracts), output_dir=str(tmp_path), overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["pairs[1]", "pairs*", "pairs?", "a::b", "[x]/pairs"])
+def test_a_folder_that_datasets_could_not_open_is_refused(name, abstracts, tmp_path):
+    with pytest.raises(ValueError, match="datasets opens no folder with .* in its path"):
+        PrepareArguments(dataset_name=str(abstracts), output_dir=str(tmp_path / name))
 
 
 def test_the_cards_command_builds_the_same_dataset(abstracts, tmp_path):
@@ -132,8 +145,9 @@ def test_killed_while_writing_leaves_no_half_folder(abstracts, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert not (tmp_path / "pairs").exists()
+    assert not (tmp_path / "pairs").exists() and len(list(tmp_path.iterdir())) == 1
     main(PrepareArguments(dataset_name=str(abstracts), output_dir=str(tmp_path / "pairs")))
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs"], "what the killed run had written is left"
     assert len(load_dataset(str(tmp_path / "pairs"))["train"]) == 108
 
 
