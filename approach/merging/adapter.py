@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from approach.files import check_hashes, first_line, read_json
-from approach.hub import MODEL_FILES, RECORDS
+from approach.hub import MODEL_FILES, RECORDS, list_files
+from approach.merging.publication import require_no_links
 from approach.models import fingerprint
 from approach.prompt import TAGS
 
@@ -39,6 +40,7 @@ class Base:
 def find_adapter(name: str) -> Adapter:
     """An adapter, fetched from the Hub if need be; ends with one line where there is none."""
     folder = find_adapter_folder(name)
+    require_no_links("--adapter_path", folder, list_files(folder, RECORDS))  # copied into the model, and published
     run = read_json(folder / "run.json")
     try:
         return Adapter(name, folder, run, PeftConfig.from_pretrained(folder))
@@ -95,7 +97,7 @@ def load_adapter_on_base(adapter: Adapter, base: Base) -> tuple[PreTrainedTokeni
 def load_tokenizer(adapter: Adapter) -> PreTrainedTokenizerBase:
     """The adapter's tokenizer; ends with one line if it has not the four tags."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(adapter.folder)
+        tokenizer = AutoTokenizer.from_pretrained(adapter.folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError) as error:
         sys.exit(f"--adapter_path {adapter.name} is no adapter of train_sft.py: {first_line(error)}")
     if missing := [tag for tag in TAGS if tag not in tokenizer.get_vocab()]:
@@ -121,9 +123,12 @@ def check_weights(folder: Path) -> set[str]:
 def load_base(base: Base, run: dict) -> PreTrainedModel:
     """The base in FP32; ends with one line if it is quantised, or not the one that training saw."""
     try:
-        if getattr(AutoConfig.from_pretrained(base.name, revision=base.revision), "quantization_config", None):
+        config = AutoConfig.from_pretrained(base.name, revision=base.revision, trust_remote_code=False)
+        if getattr(config, "quantization_config", None):
             sys.exit(f"base {base.name} is quantised: name the unquantised one with --base_model_name_or_path")
-        model = AutoModelForCausalLM.from_pretrained(base.name, revision=base.revision, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            base.name, revision=base.revision, dtype=torch.float32, trust_remote_code=False
+        )
         expected = run.get("base", {}).get("fingerprint")  # compared once the weights are there, fetched or not
         if expected and fingerprint(base.name, base.revision) not in (None, expected):
             trained_on = " ".join(filter(None, (run["base"]["name"], run["base"].get("revision"))))
