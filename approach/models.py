@@ -28,15 +28,16 @@ def load_model(
     with one line that names `argument` where there is none to load, or where adapter and base do not fit.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         if find_adapter_config_file(name) and base:
             model = merge_into_base(name, argument, tokenizer, base, dtype)
         elif find_adapter_config_file(name):
             from peft import AutoPeftModelForCausalLM  # three seconds, which a merged model does not need
 
-            model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
+            adapted = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False)
+            model = adapted.merge_and_unload()
         else:
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"{argument} {name}: {first_line(error)}")
     return model.eval().to(device), tokenizer
@@ -50,7 +51,7 @@ def merge_into_base(
 
     misfit = f"{argument} {name} was not trained on --base_model_name_or_path {base}"
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, trust_remote_code=False)
         run = cached_file(name, "run.json", _raise_exceptions_for_missing_entries=False)
         expected = read_json(Path(run)).get("base", {}).get("fingerprint") if run else None
         if expected and fingerprint(base, None) not in (None, expected):

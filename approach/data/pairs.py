@@ -142,7 +142,7 @@ def load_tokenizer(name: str | None) -> "PreTrainedTokenizerBase | None":
     from transformers import AutoTokenizer  # slow to import, and most datasets are built without one
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         sys.exit(f"--tokenizer_name {name}: {first_line(error)}")
     add_special_tokens(tokenizer)

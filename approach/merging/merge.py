@@ -94,6 +94,6 @@ def compare_with_saved(reading: Reading, folder: Path, dtype: str) -> float:
 
     The saved model is gone when this returns: it maps its files, and Windows renames no folder with an open file.
     """
-    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    read_back = read_model(saved, AutoTokenizer.from_pretrained(folder))
+    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False)
+    read_back = read_model(saved, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
     return require_equal(reading, read_back, "the model read back from disk and the merged one")
