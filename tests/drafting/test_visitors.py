@@ -58,6 +58,12 @@ def test_a_page_is_asked_for_by_the_names_that_it_was_started_for(address, named
     assert [host for host in outside if admits(hosts, host)] == []
 
 
+def test_an_address_that_only_begins_like_ours_is_none():
+    keeper = Doorkeeper(None, list_hosts(None, []))
+    for origin in ("http://127.0.0.1:7860.evil.example", "http://127.0.0.1@evil.example", "http://[::1", "http://"):
+        assert keeper.find_objection("GET", Headers({"host": "localhost:7860", "origin": origin})), origin
+
+
 def test_gradios_own_setting_counts_and_in_a_space_the_hub_decides(monkeypatch):
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
     assert admits(list_hosts(None, []), "10.0.0.1") and not admits(list_hosts(None, []), "evil.example")
@@ -96,7 +102,7 @@ def test_the_page_answers_for_its_own_hosts_alone(address):
 def test_no_other_page_may_ask_this_one(address):
     own = address.rstrip("/")
     join = {"content_type": "application/json"}
-    for origin in ("http://evil.example", "null", "file://", f"{own}.evil.example"):
+    for origin in ("http://evil.example", "https://127.0.0.1.evil.example", "null", "file://"):
         for method, path in (("GET", "/config"), ("POST", "/gradio_api/queue/join")):
             status, _, readable = ask(address, method, path, b"{}", origin=origin, **join)
             assert status == 403 and readable is None, origin
