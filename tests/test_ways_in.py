@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import training_arguments
@@ -12,6 +13,7 @@ from publishing import serve_hub, uploads
 import merge_and_push
 import prepare_dataset
 import train_sft
+from approach.merging.adapter import find_adapter_folder
 from approach.training.publishing import take_over_publishing
 
 TOKEN = "hf_" + "a" * 34
@@ -198,3 +200,18 @@ def test_every_way_is_private_and_sends_our_own_files_alone(hub, inputs, way):
     for commit in repositories[0].commits:
         files = repositories[0].files(commit)
         assert not any(TOKEN.encode() in data for data in files.values())
+
+
+@pytest.mark.parametrize(
+    "status, words", [(401, "does not accept the token"), (403, "the token may not"), (404, "no such repo")]
+)
+def test_a_hub_that_keeps_an_adapter_back_is_told_in_plain_words(monkeypatch, status, words):
+    class Refusal(OSError):
+        response = SimpleNamespace(status_code=status)
+
+    def refuse(*arguments, **options):
+        raise Refusal(f"{status} Client Error. (Request ID: Root=1)")
+
+    monkeypatch.setattr("approach.merging.adapter.snapshot_download", refuse)
+    with pytest.raises(SystemExit, match=f"--adapter_path alice/adapter: .*: .*{words}"):
+        find_adapter_folder("alice/adapter")

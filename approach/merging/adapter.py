@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from approach.files import check_hashes, first_line, read_json
-from approach.hub import MODEL_FILES, RECORDS, list_files
+from approach.hub import MODEL_FILES, RECORDS, explain, list_files
 from approach.merging.publication import require_no_links
 from approach.models import fingerprint
 from approach.prompt import TAGS
@@ -56,7 +56,7 @@ def find_adapter_folder(name: str) -> Path:
             patterns = [*MODEL_FILES, *RECORDS]
             folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*", "model*"]))
         except (OSError, HTTPError, ValueError) as error:
-            sys.exit(f"--adapter_path {name}: neither a folder nor a repository on the Hub: {first_line(error)}")
+            sys.exit(f"--adapter_path {name}: neither a folder nor a repository on the Hub: {explain(error)}")
     if not (folder / "adapter_config.json").is_file():
         if (folder / "config.json").is_file():
             sys.exit(f"--adapter_path {name} is already a whole model: publish it with --push_only {name}")
