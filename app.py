@@ -10,6 +10,7 @@
 #     "nupunkt==0.8.0",
 #     "peft==0.21.2",
 #     "safetensors==0.8.0",
+#     "starlette==1.10.0",
 #     "torch==2.13.0",
 #     "transformers==5.23.0",
 # ]
@@ -100,6 +101,12 @@ class AppArguments:
     port: int | None = field(
         default=None, metadata={"help": "Port to listen on; without, the first free one from 7860."}
     )
+    allowed_hosts: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names by which the page is asked for, where they are not this machine's: drafts.example.org"
+        },
+    )
 
     def __post_init__(self):
         if not self.model_name_or_path:
@@ -118,7 +125,7 @@ def main(args: AppArguments) -> None:
     if base_name:
         base = load_drafting_model(base_name, "--base_model_name_or_path", tuned=False)
     page = build_page(tuned, base, TrainingPairs(args.dataset_name))
-    url = serve(page, args.host, args.port)
+    url = serve(page, args.host, args.port, args.allowed_hosts or [])
     print(f"The page is at {url} until you press Ctrl-C.", flush=True)
     try:
         threading.Event().wait()
@@ -235,10 +242,14 @@ def make_theme() -> "gr.themes.Base":
     )
 
 
-def serve(page: "gr.Blocks", host: str | None, port: int | None) -> str:
+def serve(page: "gr.Blocks", host: str | None, port: int | None, allowed_hosts: list[str]) -> str:
     """Starts the page and returns its address; ends with one line where the address cannot be had."""
-    from approach.drafting.page import read_template
+    from starlette.middleware import Middleware
 
+    from approach.drafting.page import read_template
+    from approach.drafting.visitors import Doorkeeper, list_hosts
+
+    doorkeeper = Middleware(Doorkeeper, hosts=list_hosts(host, allowed_hosts))
     try:
         _, url, _ = page.launch(
             server_name=host,
@@ -248,6 +259,8 @@ def serve(page: "gr.Blocks", host: str | None, port: int | None) -> str:
             quiet=True,
             prevent_thread_lock=True,
             footer_links=[],
+            max_file_size=1,  # the page takes none; the doorkeeper turns them away before
+            app_kwargs={"middleware": [doorkeeper]},
             css=read_template("page.css"),
             theme=make_theme(),
         )

@@ -36,7 +36,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from approach.arguments import parse, require_ranges
+from approach.arguments import PublishArguments, parse, require_ranges
 from approach.files import is_hub_id, public_name
 from approach.outputs import Output, disk_errors_in_one_line, known_by
 from approach.stopping import run
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class MergeArguments:
+class MergeArguments(PublishArguments):
     """Which adapter to merge or which model to publish, where to write it, and where to publish it."""
 
     adapter_path: str | None = field(
@@ -92,7 +92,6 @@ class MergeArguments:
     hub_adapter_id: str | None = field(
         default=None, metadata={"help": "Repository for the adapter of --adapter_path by itself: user/name."}
     )
-    public: bool = field(default=False, metadata={"help": "Publish to a public repository; otherwise a private one."})
 
     def __post_init__(self):
         if self.push_only is None and not (self.adapter_path and self.output_dir):
@@ -225,25 +224,25 @@ def publish_adapter(args: MergeArguments) -> None:
 def publish(folder: Path, repo_id: str, args: MergeArguments) -> None:
     """Publishes a folder; where that fails, ends with one line that says why and how to finish later."""
     from approach import hub
-    from approach.merging.publication import REPLACED, list_published
+    from approach.merging.publication import PUBLISHED, list_published
 
-    repository, files = hub.Repository(repo_id, public=args.public), list_published(folder)
+    repository, files = hub.Repository(repo_id, **args.describe_consent()), list_published(folder)
     try:
-        published = hub.publish(folder, files, repository, "Publish the model", replaces=REPLACED, tag=True)
+        published = hub.publish(folder, files, repository, "Publish the model", replaces=PUBLISHED, tag=True)
     except hub.PublishError as error:
         model = args.push_only or args.output_dir
-        later = command_to_publish(model, args)
+        later = command_to_publish(model, args, repository.list_flags())
         sys.exit(f"Not published to {repo_id}: {error}. {model} is whole. To publish it later: {later}")
     print(f"Published {published.url}")
 
 
-def command_to_publish(model: str, args: MergeArguments) -> str:
+def command_to_publish(model: str, args: MergeArguments, flags: list[str]) -> str:
     """The command that publishes a merged model, and the adapter with it if that was asked for."""
     options = {"--push_only": model, "--scores": args.scores, "--hub_model_id": args.hub_model_id}
     if args.hub_adapter_id:
         options |= {"--adapter_path": args.adapter_path, "--hub_adapter_id": args.hub_adapter_id}
     words = [word for option, value in options.items() if value for word in (option, value)]
-    return shlex.join(["python", "merge_and_push.py", *words, *(["--public"] if args.public else [])])
+    return shlex.join(["python", "merge_and_push.py", *words, *flags])
 
 
 def parse_arguments(argv: list[str] | None = None) -> MergeArguments:

@@ -35,7 +35,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from approach.arguments import parse, require_ranges
+from approach.arguments import PublishArguments, parse, require_ranges
 from approach.files import is_hub_id, read_json, write_json
 from approach.outputs import Output, describe_error, disk_errors_in_one_line, known_by
 from approach.prompt import MAX_PROBLEM_WORDS
@@ -57,7 +57,7 @@ ARXIV_ROWS = 203_037  # of the train split, by its card and by the original repo
 
 
 @dataclass
-class PrepareArguments:
+class PrepareArguments(PublishArguments):
     """What to read, how to cut, filter and split it, and where to write and publish it."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder to write; it appears whole or not at all."})
@@ -113,9 +113,6 @@ class PrepareArguments:
         default=None, metadata={"help": "Publish this folder, built earlier; build nothing."}
     )
     hub_dataset_id: str | None = field(default=None, metadata={"help": "Repository to publish to: user/name."})
-    public: bool = field(
-        default=False, metadata={"help": "Publish for all to see. Without it, a public repository is refused."}
-    )
 
     def __post_init__(self):
         if (self.push_to_hub or self.push_only) and not is_hub_id(self.hub_dataset_id):
@@ -246,13 +243,13 @@ def push_dataset(folder: Path, args: PrepareArguments) -> None:
     if not (folder / REPORT_NAME).is_file():
         sys.exit(f"--push_only {folder}: no dataset that this script built")
     report = read_json(folder / REPORT_NAME)
-    repository = hub.Repository(args.hub_dataset_id, "dataset", args.public)
+    repository = hub.Repository(args.hub_dataset_id, "dataset", **args.describe_consent())
     files = hub.list_files(folder, hub.DATASET_FILES)
     try:
-        published = hub.publish(folder, files, repository, "Build the dataset", replaces=("data/*",))
+        published = hub.publish(folder, files, repository, "Build the dataset", replaces=[hub.DATASET_PARTS])
     except hub.PublishError as error:
         options = ["--push_only", str(folder), "--hub_dataset_id", args.hub_dataset_id]
-        later = shlex.join(["python", "prepare_dataset.py", *options, *(["--public"] if args.public else [])])
+        later = shlex.join(["python", "prepare_dataset.py", *options, *repository.list_flags()])
         sys.exit(f"Not published to {args.hub_dataset_id}: {error}. {folder} is whole. To publish it later: {later}")
     print(f"Published {published.repo_id}, revision {published.revision}")
     found = {"dataset": published.repo_id, "revision": published.revision}

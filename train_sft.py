@@ -36,19 +36,19 @@ if __name__ == "__main__":
 
     listen()  # to Ctrl-C, before all else
 
-import argparse
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from approach.arguments import require_ranges
+from approach.arguments import PublishArguments, parse, require_ranges
 from approach.files import public_name
 from approach.outputs import disk_errors_in_one_line
 from approach.prompt import END_TAG
 from approach.stopping import run
 from approach.threads import choose_waiting
 from approach.training.arguments import NO_BASE, NO_BFLOAT16, check_training
+from approach.training.help import print_help
 from approach.training.notices import hide_notices
 
 if TYPE_CHECKING:
@@ -60,39 +60,28 @@ if TYPE_CHECKING:
     from approach.training.trainer import ApproachTrainer
 
 USAGE = "accelerate launch %(prog)s --config RECIPE --ARGUMENT VALUE … (the most used: --help, all: --help_all)"
-# For --help alone: what these are and do is TRL's and transformers' own.
-LIBRARY_ARGUMENTS = {
-    "config": "A recipe: a YAML file of arguments. What the command line says comes first.",
-    "model_name_or_path": "The base model: a folder or a Hub id.",
-    "model_revision": "The base model's commit or tag on the Hub.",
-    "dataset_name": "The pairs: a folder that prepare_dataset.py wrote, or a Hub id.",
-    "output_dir": "Where the adapter and its checkpoints go.",
-    "resume_from_checkpoint": "true: go on from the last complete checkpoint; or a checkpoint's folder.",
-    "max_steps": "How many steps; overrides --num_train_epochs.",
-    "num_train_epochs": "How often to see every row.",
-    "per_device_train_batch_size": "Rows at a time.",
-    "gradient_accumulation_steps": "How many such batches make a step.",
-    "max_length": "Tokens a row, at most.",
-    "learning_rate": "The highest learning rate.",
-    "eval_steps": "Steps between evaluations.",
-    "save_steps": "Steps between checkpoints.",
-    "bf16": "true: compute in bfloat16.",
-    "load_in_4bit": "true: hold the base in 4 bits.",
-    "use_cpu": "true: train on the CPU, also where there is a GPU.",
-    "seed": "Random seed for row order, dropout and new weights.",
-    "report_to": "wandb: follow the run in Weights & Biases.",
-    "run_name": "The run's name there.",
-    "push_to_hub": "true: upload the result; privately, unless --public.",
-    "hub_model_id": "The repository to upload to.",
-    "hub_strategy": "end: the result alone; every_save, checkpoint or all_checkpoints: checkpoints, too.",
-    "hub_private_repo": "false: the same as --public.",
-}
 
 
 @dataclass
-class RunArguments:
+class PushOnlyArguments(PublishArguments):
+    """What publishing alone takes."""
+
+    push_only: str = field(default="", metadata={"help": "The folder to publish."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "The repository to publish to."})
+    hub_token: str | None = field(default=None, metadata={"help": "The token to publish with, if not the usual one."})
+
+    def __post_init__(self):
+        if not self.hub_model_id:
+            raise ValueError("--push_only needs --hub_model_id user/name")
+
+
+@dataclass
+class RunArguments(PublishArguments):
     """What TRL's own arguments do not say."""
 
+    push_only: str | None = field(
+        default=None, metadata={"help": "Publish this folder, trained earlier, as --hub_model_id; train nothing."}
+    )
     dataset_revision: str | None = field(
         default=None, metadata={"help": "The dataset's commit or tag on the Hub: what prepare_dataset.py printed."}
     )
@@ -116,7 +105,6 @@ class RunArguments:
         default=False, metadata={"help": "Load no weights; show what the run would do and need, and stop."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace the earlier run in the output folder."})
-    public: bool = field(default=False, metadata={"help": "Publish to a public repository; otherwise a private one."})
 
     def __post_init__(self):
         require_ranges(
@@ -147,7 +135,7 @@ def main(
 
     check_machine(training_args)
     output_dir, resume = Path(training_args.output_dir), training_args.resume_from_checkpoint
-    publisher, training_args = take_over_publishing(training_args, run_args.public)
+    publisher, training_args = take_over_publishing(training_args, **run_args.describe_consent())
     if not run_args.preflight:
         inputs = {"--model_name_or_path": model_args.model_name_or_path, "--dataset_name": script_args.dataset_name}
         require_run_folder(output_dir, inputs, run_args.overwrite, resume=resume is not None)
@@ -228,23 +216,27 @@ def finish(trainer: "ApproachTrainer", output_dir: Path, publisher: "Publisher |
     trainer.accelerator.print(f"Wrote the {kind} to {output_dir}. Next: python {next_command}")
     trainer.end()
     if publisher and trainer.is_world_process_zero():
-        publisher.publish_result(output_dir, f"The {kind}", trainer.state.global_step)
+        publisher.publish_result(output_dir, f"The {kind}")
 
 
-def print_help() -> None:
-    """This script's arguments and the most used of the libraries', without the seconds that importing TRL takes."""
-    from transformers import HfArgumentParser
+def push_only(args: PushOnlyArguments) -> None:
+    """Publishes what an earlier run wrote; ends with one line where that is not whole, or where publishing fails."""
+    from approach.hub import Repository
+    from approach.training.publishing import Publisher, require_result
 
-    parser = HfArgumentParser(RunArguments, usage=USAGE)
-    group = parser.add_argument_group("the most used of TRL's and transformers' arguments; --help_all shows them all")
-    for name, text in LIBRARY_ARGUMENTS.items():
-        group.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS)
-    parser.print_help()
+    folder = Path(args.push_only)
+    kind = require_result(folder)
+    repository = Repository(args.hub_model_id, **args.describe_consent())
+    Publisher(repository, "end", args.hub_token).publish_result(folder, f"The {kind}")
 
 
 def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SFTConfig, ModelConfig, RunArguments]":
-    if {"-h", "--help"} & set(sys.argv if argv is None else argv):
-        print_help()
+    words = {word.partition("=")[0].replace("-", "_") for word in (sys.argv[1:] if argv is None else argv)}
+    if {"_h", "__help"} & words:
+        print_help(RunArguments, USAGE)
+        sys.exit()
+    if "__push_only" in words:
+        push_only(parse(PushOnlyArguments, argv))
         sys.exit()
     from trl import ModelConfig, ScriptArguments, SFTConfig, TrlParser
 

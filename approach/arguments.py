@@ -2,9 +2,28 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 Arguments = TypeVar("Arguments")
+
+
+@dataclass
+class PublishArguments:
+    """What the user allows of publishing, the same in every script that publishes."""
+
+    public: bool = field(default=False, metadata={"help": "Publish to a public repository; otherwise a private one."})
+    hub_overwrite: bool = field(
+        default=False, metadata={"help": "Publish to a repository that holds other files than these scripts', too."}
+    )
+    allow_paths: list[str] | None = field(
+        default=None, metadata={"help": "Paths that what is published may name: /data allows /data/alice/run."}
+    )
+
+    def describe_consent(self) -> dict:
+        """The same as `approach.hub.Repository` has it."""
+        allowed = tuple(self.allow_paths or ())
+        return {"public": self.public, "overwrite": self.hub_overwrite, "allow_paths": allowed}
 
 
 def parse(

@@ -2,29 +2,38 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HTTPError
 
 from approach.files import first_line
+from approach.leaks import find_leaks
 
-# What is published of a folder that one of our scripts wrote: no pickles, and nothing else that lies there.
-RECORDS = ("README.md", "*.json", "samples.jsonl", "loss_curve.png")
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt")
-DATASET_FILES = ("README.md", "build_report.json", "funnel.png", "data/*.parquet")
-TEXT_SUFFIXES = (".md", ".json", ".jsonl", ".jinja", ".txt", ".yaml", ".yml")
-VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt")  # may hold any word
-
-TOKEN = r"hf_[A-Za-z0-9]{30,}"
-HOME_PATH = r"(?<![\w/.:])/(?:home|root|Users|tmp)/[\w.-]|\b[A-Za-z]:\\\\?Users"
+# What is published of a folder that one of our scripts wrote, each file by the name that the script gives it.
+RECORDS = (
+    "README.md",
+    "run.json",
+    "merge.json",
+    "scores.json",
+    "build_report.json",
+    "samples.jsonl",
+    "loss_curve.png",
+)
+WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors", "adapter_model.safetensors")
+CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json")
+TOKENIZERS = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja"),
+)
+MODEL_FILES = (*WEIGHTS, *CONFIGS, *TOKENIZERS)
+DATASET_PARTS = f"data/*-00000-of-00001-{'[0-9a-f]' * 16}.parquet"
+DATASET_FILES = ("README.md", "build_report.json", "funnel.png", DATASET_PARTS)
+# By these a repository is known as one that our scripts have published to, whatever folder of it they lie in.
+MARKS = {"dataset": {"build_report.json"}, "model": {"run.json", "merge.json", "progress.json"}}
 
 
 class PublishError(Exception):
@@ -37,12 +46,23 @@ class HubFailed(PublishError):
 
 @dataclass(frozen=True)
 class Repository:
-    """Where to publish. An existing public repository is only published to where `public` says so."""
+    """
+    Where to publish, and what the user said of it.
+
+    An existing public repository is only published to where `public` says so, one with files that are not ours where
+    `overwrite` does. Paths that begin with one of `allow_paths` are meant to be told.
+    """
 
     name: str
     kind: str = "model"  # or "dataset"
     public: bool = False
-    public_flag: str = "--public"  # how the user says so
+    overwrite: bool = False
+    allow_paths: Sequence[str] = ()
+
+    def list_flags(self) -> list[str]:
+        """The words of the command line that say it again."""
+        allowed = ["--allow_paths", *self.allow_paths] if self.allow_paths else []
+        return ["--public"] * self.public + ["--hub_overwrite"] * self.overwrite + allowed
 
 
 @dataclass(frozen=True)
@@ -58,61 +78,35 @@ def list_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
     """
     The files of a folder that a pattern matches, sorted; a pattern without `/` matches in the folder itself.
 
-    Hidden files and symbolic links are left out.
+    Hidden files are left out. Links are not: without them what is published would not be whole, so it is refused.
     """
     found = {path for pattern in patterns for path in folder.glob(pattern)}
-    return sorted(path for path in found if path.is_file() and not path.is_symlink() and path.name[0] != ".")
+    return sorted(path for path in found if (path.is_file() or path.is_symlink()) and path.name[0] != ".")
 
 
 def refuse_links(folder: Path, files: Iterable[Path]) -> None:
-    """Raises PublishError where a file, or a folder on the way to it, is a link to something that may be private."""
+    """
+    Raises PublishError where a file, or a folder on the way to it, is a link to something that may be private.
+
+    In the Hub's own cache every file is one, to a blob of the same repository.
+    """
     for path in files:
         for part in (path, *path.parents[: len(path.relative_to(folder).parts) - 1]):
-            if part.is_symlink():
+            is_cached = part.parent.parent.name == "snapshots" and part.resolve().parent == find_blobs(part)
+            if part.is_symlink() and not is_cached:
                 raise PublishError(f"{part} is a symbolic link: put what it points to in its place")
 
 
-def find_secret(text: str) -> str:
-    """What in a text must not be published, in words; empty where there is nothing."""
-    match = re.search(f"({TOKEN})|{HOME_PATH}", text)
-    if match is None:
-        return ""
-    return "a Hub token" if match[1] else f"a path on this machine ({match[0]}…)"
+def find_blobs(path: Path) -> Path:
+    """Where the Hub's cache keeps what a file of a snapshot links to."""
+    return path.absolute().parents[2].resolve() / "blobs"
 
 
-def refuse_secrets(files: Iterable[Path]) -> None:
-    """Raises PublishError where a text names a Hub token or a home folder, or a dataset's row does."""
+def refuse_leaks(files: Iterable[Path], allow_paths: Sequence[str]) -> None:
+    """Raises PublishError where a file tells a secret or a path of this machine, with the line or the rows."""
     for path in files:
-        if path.suffix == ".parquet":
-            refuse_secret_rows(path)
-            continue
-        is_text = path.suffix in TEXT_SUFFIXES and path.name not in VOCABULARIES
-        if is_text and (found := find_secret(path.read_text(encoding="utf-8", errors="replace"))):
-            raise PublishError(f"{path} holds {found}")
-
-
-def refuse_secret_rows(path: Path) -> None:
-    """Raises PublishError where a row of a Parquet file holds a Hub token or the user's home folder."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches():
-            if found := find_secret_row(batch):
-                raise PublishError(f"{path}: {found}")
-
-
-def find_secret_row(batch: pa.RecordBatch) -> str:
-    """Which row must not be published, and why, in words; empty where there is none. Prose may say "/home"."""
-    secrets = {"a Hub token": TOKEN}
-    if len(Path.home().parts) > 1:  # of a user without a home folder it is "/"
-        secrets["a path on this machine"] = re.escape(str(Path.home())) + r"[/\\]"
-    columns = {name: batch.column(name) for name in batch.schema.names}
-    texts = {name: column for name, column in columns.items() if str(column.type) in ("string", "large_string")}
-    for name, column in texts.items():
-        for secret, pattern in secrets.items():
-            row = pc.index(pc.match_substring_regex(column, pattern), True).as_py()
-            if row >= 0:
-                which = f"row {columns['id'][row]}" if "id" in columns else "a row"
-                return f"{which} holds {secret} in its {name}"
-    return ""
+        if found := find_leaks(path, allow_paths):
+            raise PublishError(f"{path} {found}")
 
 
 def publish(
@@ -127,18 +121,19 @@ def publish(
     """
     Publishes `files` of `folder`: large ones first, then all in one commit, read back by hash, and tagged if asked.
 
-    Of what the repository has, files that match `replaces` and are not sent again are deleted in the same commit.
+    Of a repository that we published to before, files that match `replaces` and are not sent again are deleted in the
+    same commit: they are of an earlier time, for nobody else gives files such names.
     (`upload_folder` may spread a folder over several commits.) The tag, `content-…`, is made of the content, so that
     a second run finishes what a first one began and changes nothing else. Raises PublishError.
     """
     try:
         refuse_links(folder, files)
-        refuse_secrets(files)
+        refuse_leaks(files, repository.allow_paths)
         api = connect(token)
-        repo_id, parent, there = open_repository(api, repository)
+        repo_id, parent, there, is_ours = open_repository(api, repository)
         additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
         hashes = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
-        stale = [name for name in there if name not in hashes and matches(name, replaces)]
+        stale = [name for name in there if is_ours and name not in hashes and matches(name, replaces)]
         api.preupload_lfs_files(repo_id, additions, repo_type=repository.kind)
         commit = api.create_commit(
             repo_id,
@@ -180,16 +175,27 @@ def connect(token: str | None) -> HfApi:
     return HfApi(token=token) if token else HfApi()
 
 
-def open_repository(api: HfApi, repository: Repository) -> tuple[str, str, list[str]]:
-    """Id, newest commit and file names of a repository, made where there is none; raises PublishError."""
+def open_repository(api: HfApi, repository: Repository) -> tuple[str, str, list[str], bool]:
+    """
+    Id, newest commit and file names of a repository, and whether our scripts have published to it before.
+
+    It is made where there is none. Raises PublishError where it may not be published to.
+    """
     if problem := find_missing_right(api, repository.name):
         raise PublishError(problem)
     private = not repository.public
     repo_id = api.create_repo(repository.name, repo_type=repository.kind, private=private, exist_ok=True).repo_id
     info = api.repo_info(repo_id, repo_type=repository.kind)
     if not info.private and not repository.public:
-        raise PublishError(f"the repository is public: add {repository.public_flag} to publish there all the same")
-    return repo_id, info.sha, [file.rfilename for file in info.siblings or []]
+        raise PublishError("the repository is public: add --public to publish there all the same")
+    names = [file.rfilename for file in info.siblings or []]
+    is_ours = any(name.rpartition("/")[2] in MARKS[repository.kind] for name in names)
+    others = [name for name in names if name != ".gitattributes"]  # which the Hub puts into every repository
+    if others and not is_ours and not repository.overwrite:
+        told = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        problem = f"the repository holds files that none of these scripts published ({told})"
+        raise PublishError(f"{problem}: name another, or add --hub_overwrite to replace those of the same names")
+    return repo_id, info.sha, names, is_ours
 
 
 def find_missing_right(api: HfApi, name: str) -> str:

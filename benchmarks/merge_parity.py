@@ -38,8 +38,9 @@ def train_adapter(base: str, dataset: str, adapter: Path) -> None:
 def make_random_pair(shape: str, base: Path, adapter: Path) -> None:
     """A base of this shape in bfloat16, as TinyLlama's is, and an adapter of the recipe's form, both random."""
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(shape)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(shape), dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(shape, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(shape, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
     add_tags(tokenizer)

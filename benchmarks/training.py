@@ -114,8 +114,9 @@ def space_steps(trainer, steps: int) -> None:
 
 def random_base(folder: str, dtype: torch.dtype, **changes):
     torch.manual_seed(0)
-    config, tokenizer = AutoConfig.from_pretrained(folder, **changes), AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    config = AutoConfig.from_pretrained(folder, **changes, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=dtype)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return model, tokenizer
 

@@ -54,13 +54,15 @@ class BertScore(evaluate.Metric):
     def load(self, model_type: str = "roberta-large", num_layers: int | None = None, device: str | None = None):
         """Loads the encoder; raises KeyError where bert-score does not know it and `num_layers` is None."""
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.scorer = BERTScorer(model_type=model_type, num_layers=num_layers, device=device, lang="en")
         # bert-score 0.3.13 builds a tokenizer that ignores add_prefix_space on transformers 5, and one without a
-        # maximum length where the encoder's folder names none.
-        config = AutoConfig.from_pretrained(model_type)
+        # maximum length where the encoder's folder names none. It would ask whether to run code of the encoder's own:
+        # loaded before, configuration and tokenizer refuse that.
+        config = AutoConfig.from_pretrained(model_type, trust_remote_code=False)
         prefix = {"add_prefix_space": True} if config.model_type == "roberta" else {}
         positions = config.max_position_embeddings - (2 if config.model_type == "roberta" else 0)
-        self.scorer._tokenizer = AutoTokenizer.from_pretrained(model_type, **prefix)
+        tokenizer = AutoTokenizer.from_pretrained(model_type, trust_remote_code=False, **prefix)
+        self.scorer = BERTScorer(model_type=model_type, num_layers=num_layers, device=device, lang="en")
+        self.scorer._tokenizer = tokenizer
         self.scorer._tokenizer.model_max_length = min(self.scorer._tokenizer.model_max_length, positions)
         name = model_type.replace("\\", "/").rstrip("/").rpartition("/")[2]
         self.hash = self.scorer.hash.replace(model_type, name)

@@ -1,14 +1,12 @@
 """Publishing, against a Hub on loopback: never to a public repository unasked, never a secret, whole, read back."""
 
-import json
 import os
 import re
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hub_server import Blob, Repo
+from huggingface_hub import HfApi
 from publishing import serve_hub, shown, uploads
 
 from approach import hub as room
@@ -16,6 +14,7 @@ from approach.hub import PublishError, Repository, list_files, matches
 
 PATTERNS = (*room.MODEL_FILES, *room.RECORDS)
 TOKEN = "hf_" + "a" * 34
+PART = "train-00000-of-00001-0123456789abcdef.parquet"
 
 
 @pytest.fixture
@@ -34,12 +33,13 @@ def write(folder: Path, **files: str) -> Path:
 
 
 def make_folder(folder: Path, weights: str = "weights") -> Path:
-    return write(folder, **{"README.md": "# A model\n", "run.json": "{}\n", "model.safetensors": weights})
+    records = {"run.json": "{}\n", "build_report.json": "{}\n"}  # of a model and of a dataset, for both kinds of tests
+    return write(folder, **{"README.md": "# A model\n", **records, "model.safetensors": weights})
 
 
 def publish(folder: Path, name: str = "alice/model", patterns=PATTERNS, **options) -> room.Published:
-    kind, public = options.pop("kind", "model"), options.pop("public", False)
-    repository = Repository(name, kind, public)
+    said = {key: options.pop(key) for key in ("kind", "public", "overwrite", "allow_paths") if key in options}
+    repository = Repository(name, **said)
     return room.publish(folder, list_files(folder, patterns), repository, "A commit", **options)
 
 
@@ -49,7 +49,7 @@ def test_a_folder_is_one_private_commit_that_replaces_what_was_there(hub, tmp_pa
     folder = make_folder(tmp_path / "model")
     write(folder, **{"old.safetensors": "1", "samples.jsonl": "{}\n", "sub__kept.safetensors": "2"})
     options = {"kind": kind, "replaces": ("*.safetensors", "*.jsonl"), "tag": True}
-    published = publish(folder, patterns=(*PATTERNS, "sub/*"), **options)
+    published = publish(folder, patterns=(*PATTERNS, "old.safetensors", "sub/*"), **options)
     repository = hub.repo(kind, "alice/model")
     assert published.repo_id == "alice/model" and published.revision == repository.at().sha and repository.private
     assert published.url.endswith(f"/commit/{published.revision}, tag {next(iter(repository.tags))}")
@@ -57,7 +57,8 @@ def test_a_folder_is_one_private_commit_that_replaces_what_was_there(hub, tmp_pa
         (folder / name).unlink()
     write(folder, **{"notes.txt": "", "optimizer.pt": "", ".hidden.json": "", "checkpoint-4__model.safetensors": ""})
     assert publish(folder, **options).revision == repository.at().sha
-    assert shown(hub, kind=kind).keys() == {"README.md", "run.json", "model.safetensors", "sub/kept.safetensors"}
+    kept = {"README.md", "run.json", "build_report.json", "model.safetensors", "sub/kept.safetensors"}
+    assert shown(hub, kind=kind).keys() == kept
     assert [commit.title for commit in repository.commits.values()] == ["initial commit", "A commit", "A commit"]
     publish(folder, **options)
     assert len(repository.commits) == 3 and len(repository.tags) == 2, "the same again is no commit"
@@ -172,64 +173,26 @@ def test_a_token_may_be_named_and_a_repository_without_its_owner(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "text, words",
-    [
-        (f"my token is {TOKEN}.", "a Hub token"),
-        ('{"base": "/home/alice/base"}', r"a path on this machine \(/home/a…\)"),
-        ("from /Users/alice/base", r"a path on this machine \(/Users/a…\)"),
-        (r"from C:\Users\alice\base", r"a path on this machine \(C:.Users…\)"),
-        (json.dumps({"base": r"d:\Users\alice"}), "a path on this machine"),
-    ],
-    ids=["token", "Linux", "macOS", "Windows", "Windows in JSON"],
+    "name", ["README.md", "run.json", "samples.jsonl", "notes", "chat_template.jinja", "vocab.json"]
 )
-@pytest.mark.parametrize("name", ["README.md", "run.json", "samples.jsonl", "merges.notes.txt", "chat_template.jinja"])
-def test_a_text_with_a_secret_is_refused_before_the_hub_is_asked(hub, tmp_path, name, text, words):
-    folder = write(make_folder(tmp_path / "model"), **{name: text})
-    with pytest.raises(PublishError, match=f"{re.escape(str(folder / name))} holds {words}") as caught:
+def test_a_text_with_a_secret_is_refused_before_the_hub_is_asked(hub, tmp_path, name):
+    folder = write(make_folder(tmp_path / "model"), **{name: f"\n{TOKEN}"})
+    with pytest.raises(
+        PublishError, match=rf"^{re.escape(str(folder / name))} holds a Hub token \(hf_a…\) in line 2$"
+    ):
         publish(folder, patterns=("*",))
-    assert "\n" not in str(caught.value) and hub.requests == []
-
-
-@uploads
-def test_prose_vocabularies_and_addresses_are_no_secrets(hub, tmp_path):
-    text = "Patients at /home or in /tmp; see https://example.org/home/page, docs/home/page and hf_short"
-    folder = write(make_folder(tmp_path / "model"), **{"README.md": text, "tokenizer.json": f'"/home/a {TOKEN}"'})
-    (folder / "run.json").write_bytes(b'{"name": "\xff"}')  # no UTF-8: looked through all the same
-    publish(folder)
-    assert shown(hub)["README.md"].decode() == text
-
-
-def write_rows(path: Path, **columns: list) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path)
-    return path.parent.parent
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [(f"We use {TOKEN}.", "a Hub token"), ("We read HOME/data.", "a path on this machine")],
-    ids=["token", "home"],
-)
-def test_a_dataset_row_with_a_secret_is_refused_by_its_id(hub, tmp_path, monkeypatch, text, words):
-    monkeypatch.setattr(Path, "home", lambda: Path("/home/a. b-ü"))
-    text = text.replace("HOME", "/home/a. b-ü")
-    folder = write_rows(tmp_path / "data/train.parquet", id=["a", "b", "c"], approach=["We.", None, text], n=[1, 2, 3])
-    with pytest.raises(PublishError, match=f"train.parquet: row c holds {words} in its approach"):
-        publish(folder, "alice/pairs", room.DATASET_FILES, kind="dataset")
-    folder = write_rows(tmp_path / "data/train.parquet", approach=[text])
-    with pytest.raises(PublishError, match=f"train.parquet: a row holds {words} in its approach"):
-        publish(folder, "alice/pairs", room.DATASET_FILES, kind="dataset")
     assert hub.requests == []
 
 
-@pytest.mark.parametrize("home", ["/home/alice", "/"])
 @uploads
-def test_a_dataset_row_in_prose_is_not_refused(hub, tmp_path, monkeypatch, home):
-    monkeypatch.setattr(Path, "home", lambda: Path(home))
-    prose = "Robots at /home and /home/bob; see /tmp/x, C:\\Users\\bob, or hf_short."
-    folder = write_rows(tmp_path / "data/train.parquet", id=["a"], approach=[prose])
-    publish(folder, "alice/pairs", room.DATASET_FILES, kind="dataset")
-    assert shown(hub, "alice/pairs", "dataset").keys() == {"data/train.parquet"}
+def test_paths_that_are_meant_are_published(hub, tmp_path):
+    folder = write(make_folder(tmp_path / "model"), **{"README.md": "Mounted at /mnt/shared/base."})
+    with pytest.raises(
+        PublishError, match=r"README.md holds .* \(if that is meant: --allow_paths /mnt/shared/base\)$"
+    ):
+        publish(folder)
+    publish(folder, allow_paths=("/mnt/shared",))
+    assert "README.md" in shown(hub)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows lets no ordinary user make links")
@@ -238,24 +201,44 @@ def test_a_symbolic_link_is_never_published(hub, tmp_path):
     private = write(tmp_path / "private", **{"key.json": "{}"})
     (folder / "key.json").symlink_to(private / "key.json")
     (folder / "data").symlink_to(private)
-    assert folder / "key.json" not in list_files(folder, PATTERNS)
     for name in ("key.json", "data/key.json"):
         with pytest.raises(PublishError, match="is a symbolic link"):
             room.publish(folder, [folder / name], Repository("alice/model"), "A commit")
+    (folder / "vocab.json").symlink_to(private / "key.json")
+    with pytest.raises(PublishError, match="vocab.json is a symbolic link"):  # left out, the model would not be whole
+        publish(folder)
     assert hub.requests == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets no ordinary user make links")
+def test_the_links_of_the_hubs_own_cache_are_none(tmp_path):
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "c0ffee"
+    write(blobs, ab="{}")
+    write(tmp_path, private="{}")
+    snapshot.mkdir(parents=True)
+    (snapshot / "run.json").symlink_to("../../blobs/ab")
+    room.refuse_links(snapshot, [snapshot / "run.json"])
+    (snapshot / "vocab.json").symlink_to(tmp_path / "private")
+    with pytest.raises(PublishError, match="vocab.json is a symbolic link"):
+        room.refuse_links(snapshot, [snapshot / "vocab.json"])
+
+
 def test_patterns_choose_files_of_the_folder_they_name(tmp_path):
-    folder = write(make_folder(tmp_path / "model"), **{".hidden.json": "", "data__a.parquet": "", "data__b.txt": ""})
-    write(folder, **{"data__deep__a.parquet": "", "predictions.jsonl": "", "samples.jsonl": "", "model.bin": ""})
-    (folder / "folder.json").mkdir()
+    folder = write(
+        make_folder(tmp_path / "model"), **{".run.json": "", f"data__{PART}": "", f"data__deep__{PART}": ""}
+    )
+    for name in ("env.txt", "secrets.json", "predictions.jsonl", "model.bin", "old.safetensors", "data__own.parquet"):
+        write(folder, **{name: ""})
+    write(folder, **{"samples.jsonl": "", "model-00001-of-00002.safetensors": ""})
+    (folder / "merge.json").mkdir()
 
     def found(*patterns):
         return [path.relative_to(folder).as_posix() for path in list_files(folder, patterns)]
 
-    assert found(*PATTERNS) == ["README.md", "model.safetensors", "run.json", "samples.jsonl"]
-    assert found(*room.DATASET_FILES) == ["README.md", "data/a.parquet"]
-    assert found("*.json", "run.json", "none") == ["run.json"]
+    weights = ["model-00001-of-00002.safetensors", "model.safetensors"]
+    assert found(*PATTERNS) == ["README.md", "build_report.json", *weights, "run.json", "samples.jsonl"]
+    assert found(*room.DATASET_FILES) == ["README.md", "build_report.json", f"data/{PART}"]
+    assert found("run.*", "run.json", "none") == ["run.json"]
 
 
 @pytest.mark.parametrize(
@@ -271,3 +254,31 @@ def test_patterns_choose_files_of_the_folder_they_name(tmp_path):
 )
 def test_a_star_stays_within_its_folder(name, pattern, is_match):
     assert matches(name, [pattern]) is is_match
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+@uploads
+def test_a_repository_of_others_is_refused_and_keeps_its_files_when_written_to(hub, tmp_path, kind):
+    api = HfApi(endpoint=hub.endpoint, token="write-token")
+    api.create_repo("alice/model", repo_type=kind, private=True)
+    part = f"data/{PART}" if kind == "dataset" else "model-00001-of-00002.safetensors"
+    for name in ("README.md", "data/rows.csv", part, "model.safetensors.index.json"):
+        api.upload_file(path_or_fileobj=b"theirs", path_in_repo=name, repo_id="alice/model", repo_type=kind)
+    before, num_uploads = shown(hub, kind=kind), len(hub.repo(kind, "alice/model").uploads)
+    folder = make_folder(tmp_path / "model")
+    options = {"kind": kind, "replaces": (*PATTERNS, *room.DATASET_FILES)}
+    words = "^the repository holds files that none of these scripts published .*rows.csv.*or add --hub_overwrite"
+    with pytest.raises(PublishError, match=words):
+        publish(folder, **options)
+    assert shown(hub, kind=kind) == before and len(hub.repo(kind, "alice/model").uploads) == num_uploads
+    publish(folder, overwrite=True, **options)
+    kept = {name: data for name, data in before.items() if name != "README.md"}
+    assert shown(hub, kind=kind).items() >= kept.items() and shown(hub, kind=kind)["README.md"] == b"# A model\n"
+
+
+@uploads
+def test_a_checkpoint_alone_tells_that_a_repository_is_ours(hub, tmp_path):
+    folder = write(tmp_path / "model", **{"model.safetensors": "weights", "checkpoint-2__progress.json": "{}"})
+    publish(folder, patterns=("*.safetensors", "checkpoint-2/*"))
+    publish(make_folder(folder, "others"))
+    assert shown(hub)["model.safetensors"] == b"others"

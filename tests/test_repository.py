@@ -136,6 +136,24 @@ def test_no_remote_code_and_no_pickles():
         assert not re.search(r"trust_remote_code\s*=\s*True|torch\.load\(|pickle\.load", text), path.name
 
 
+def list_loads(path: Path) -> list[ast.Call]:
+    """The calls in a file by which transformers would load, or build, what may bring code of its own."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    loads = [call for call in calls if getattr(call.func, "attr", "") in ("from_pretrained", "from_config")]
+    return [call for call in loads if getattr(call.func.value, "id", "").startswith("Auto")]
+
+
+def test_every_load_says_that_no_code_of_the_models_own_is_run():
+    """Left out, transformers asks on the terminal, and takes a piped "y" for an answer."""
+    folders = ("approach", "metrics", "benchmarks")
+    paths = [*ROOT.glob("*.py"), *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]
+    loads = {f"{path.name}:{call.lineno}": call.keywords for path in paths for call in list_loads(path)}
+    assert len(loads) > 15, "the loads were not found"
+    for place, keywords in loads.items():
+        said = [ast.unparse(keyword.value) for keyword in keywords if keyword.arg == "trust_remote_code"]
+        assert said == ["False"], place
+
+
 def longest(path: Path) -> tuple[int, int]:
     """Lines of a file, and of its longest function."""
     text = path.read_text(encoding="utf-8")

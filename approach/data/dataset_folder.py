@@ -13,7 +13,16 @@ from approach.files import hash_file, public_name, write_json
 from approach.outputs import Output
 
 # Left out of the report: the same dataset gets the same bytes wherever it is written or published.
-NOT_REPORTED = ("output_dir", "num_proc", "overwrite", "push_to_hub", "hub_dataset_id", "public")
+NOT_REPORTED = (
+    "output_dir",
+    "num_proc",
+    "overwrite",
+    "push_to_hub",
+    "hub_dataset_id",
+    "public",
+    "hub_overwrite",
+    "allow_paths",
+)
 
 
 def make_report(arguments: dict, licence: str | None, findings: dict) -> dict:

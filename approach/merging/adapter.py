@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from approach.files import check_hashes, first_line, read_run
-from approach.hub import MODEL_FILES, RECORDS
+from approach.hub import MODEL_FILES, RECORDS, explain, list_files
 from approach.loading import describe, told
+from approach.merging.publication import require_no_links
 from approach.models import fingerprint, load_weights
 from approach.prompt import TAGS
 
@@ -40,6 +41,7 @@ class Base:
 def find_adapter(name: str) -> Adapter:
     """An adapter, fetched from the Hub if need be; ends with one line where there is none."""
     folder = find_adapter_folder(name)
+    require_no_links("--adapter_path", folder, list_files(folder, RECORDS))  # copied into the model, and published
     run = read_run(folder)
     with told("--adapter_path", name):
         config = PeftConfig.from_pretrained(folder)
@@ -56,7 +58,7 @@ def find_adapter_folder(name: str) -> Path:
             patterns = [*MODEL_FILES, *RECORDS]
             folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*", "model*"]))
         except (OSError, HTTPError, ValueError) as error:
-            sys.exit(f"--adapter_path {name}: neither a folder nor a repository on the Hub: {first_line(error)}")
+            sys.exit(f"--adapter_path {name}: neither a folder nor a repository on the Hub: {explain(error)}")
     if not (folder / "adapter_config.json").is_file():
         if (folder / "config.json").is_file():
             sys.exit(f"--adapter_path {name} is already a whole model: publish it with --push_only {name}")

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from approach import hub
@@ -9,11 +10,10 @@ from approach.cards import model_card
 from approach.files import check_hashes, public_name, read_json, read_run, write_json
 
 PUBLISHED = (*hub.MODEL_FILES, *hub.RECORDS)
-REPLACED = (*PUBLISHED, "*.bin")  # what clients would load of an older model in the same repository
 
 
 def list_published(folder: Path) -> list[Path]:
-    """The files of a folder that are published: nothing from its subfolders, no pickles, no links, nothing hidden."""
+    """The files of a folder that are published: nothing from its subfolders, and nothing that is not ours."""
     return hub.list_files(folder, PUBLISHED)
 
 
@@ -23,11 +23,17 @@ def require_model(folder: Path) -> None:
         sys.exit(f"--push_only {folder} holds no whole model: config.json or the weights are missing")
     if not (folder / "run.json").is_file() and not (folder / "merge.json").is_file():
         sys.exit(f"--push_only {folder} holds no model of our scripts: run.json and merge.json are missing")
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink() and hub.matches(path.name, PUBLISHED):  # left out, the model would not be whole
-            sys.exit(f"--push_only {folder}: {path.name} is a symbolic link: put what it points to in its place")
+    require_no_links("--push_only", folder, list_published(folder))
     for record in ("run.json", "merge.json"):
         check_hashes(folder, record)
+
+
+def require_no_links(argument: str, folder: Path, files: Iterable[Path]) -> None:
+    """Ends with one line where one of the files would be published in place of what it links to."""
+    try:
+        hub.refuse_links(folder, files)
+    except hub.PublishError as error:
+        sys.exit(f"{argument} {folder}: {error}")
 
 
 def stage_adapter(adapter: Path, name: str, folder: Path) -> None:
@@ -36,9 +42,10 @@ def stage_adapter(adapter: Path, name: str, folder: Path) -> None:
 
     Its base is named by Hub id or last name alone, and its card says how to load it.
     """
-    for path in adapter.iterdir():  # in the Hub's cache the files are links, which list_published leaves out
-        if path.is_file() and hub.matches(path.name, PUBLISHED):
-            shutil.copy(path, folder)
+    files = list_published(adapter)
+    require_no_links("--adapter_path", adapter, files)
+    for path in files:
+        shutil.copy(path, folder)
     base = read_run(adapter).get("base", {})
     config = read_json(adapter / "adapter_config.json", {"base_model_name_or_path": str})
     config["base_model_name_or_path"] = base.get("name") or public_name(config["base_model_name_or_path"])

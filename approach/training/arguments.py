@@ -45,6 +45,8 @@ def check_training(training_args: "SFTConfig", model_args: "ModelConfig", public
     """
     if model_args.model_name_or_path is None:
         raise ValueError(NO_BASE)
+    if training_args.trust_remote_code:
+        raise ValueError("--trust_remote_code: the code that comes with a model is never run here")
     require_ranges(training_args, **TRAINING_RANGES)
     require_ranges(model_args, **MODEL_RANGES)
     if training_args.max_steps == 0 or training_args.max_steps < -1:

@@ -7,20 +7,22 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
-
-from trl import SFTConfig
+from typing import TYPE_CHECKING
 
 from approach import hub
-from approach.files import first_line, public_name, write_json
+from approach.files import check_hashes, first_line, public_name, write_json
+
+if TYPE_CHECKING:  # publishing alone need not wait for it
+    from trl import SFTConfig
 
 PUBLISHED = (*hub.MODEL_FILES, *hub.RECORDS)
+PROGRESS = "progress.json"  # of a checkpoint: which run it is of, and what it has counted
 # What going on from a checkpoint needs beside the model.
-RESUME_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", "progress.json")
+RESUME_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", PROGRESS)
 # Where in the repository a checkpoint goes, by TRL's --hub_strategy; what opens the model goes to its root, too.
 CHECKPOINT_FOLDERS = {"every_save": None, "checkpoint": "last-checkpoint", "all_checkpoints": "checkpoint-{step}"}
 
@@ -52,7 +54,8 @@ class Publisher:
         if self.strategy not in CHECKPOINT_FOLDERS:
             return
         files = list_model_files(checkpoint)
-        parts = {"": files}
+        # By its progress the repository is known as ours from the first checkpoint on.
+        parts = {"": [*files, *hub.list_files(checkpoint, [PROGRESS])]}
         if subfolder := CHECKPOINT_FOLDERS[self.strategy]:
             parts[subfolder.format(step=step)] = [*files, *hub.list_files(checkpoint, RESUME_FILES)]
         try:
@@ -60,45 +63,46 @@ class Publisher:
         except hub.PublishError as error:
             print(f"Not pushed to {self.repository.name}: {error}", file=sys.stderr)
 
-    def publish_result(self, output_dir: Path, message: str, step: int) -> None:
-        """Publishes what the run wrote; ends with one line where that fails, with how to finish if the Hub did."""
+    def publish_result(self, output_dir: Path, message: str) -> None:
+        """Publishes what the run wrote; ends with one line where that fails, with the command to finish later."""
         try:
             published = self.publish({"": list_model_files(output_dir)}, message)
         except hub.PublishError as error:
-            later = f"; {self.describe_second_try(output_dir, step)}" if isinstance(error, hub.HubFailed) else ""
-            sys.exit(f"Not pushed to {self.repository.name}: {error}. {output_dir} is whole{later}")
+            places = ["--push_only", str(output_dir), "--hub_model_id", self.repository.name]
+            later = shlex.join(["python", "train_sft.py", *places, *self.repository.list_flags()])
+            failed = f"Not pushed to {self.repository.name}: {error}"
+            sys.exit(f"{failed}. {output_dir} is whole. To push it later: {later}")
         print(f"Pushed to the Hub: {published.url}")
 
     def publish(self, parts: dict[str, list[Path]], message: str) -> hub.Published:
         """Publishes files by the folder of the repository that they go to, in one commit; raises PublishError."""
+        for path in (path for files in parts.values() for path in files):
+            hub.refuse_links(path.parent, [path])  # staged, it would be a file
         try:
             with staged(parts) as folder:
                 files = sorted(path for path in folder.rglob("*") if path.is_file())
-                return hub.publish(folder, files, self.repository, message, token=self.token)
+                return hub.publish(folder, files, self.repository, message, replaces=[PROGRESS], token=self.token)
         except hub.PublishError as error:
             raise type(error)(str(error).removeprefix(f"{folder}{os.sep}")) from error
         except (OSError, ValueError) as error:  # a disk that is full, a text that is none
             raise hub.PublishError(first_line(error)) from error
 
-    def describe_second_try(self, output_dir: Path, step: int) -> str:
-        """How to publish later what a finished run wrote: from its last checkpoint, where there is one."""
-        if (output_dir / f"checkpoint-{step}" / "progress.json").is_file():
-            return "push it later with the same command and --resume_from_checkpoint true"
-        command = ["hf", "upload", self.repository.name, str(output_dir), "."]
-        command += [] if self.repository.public else ["--private"]
-        return "push it later with: " + shlex.join([*command, *(w for name in PUBLISHED for w in ("--include", name))])
 
-
-def take_over_publishing(training_args: SFTConfig, public: bool) -> tuple[Publisher | None, SFTConfig]:
+def take_over_publishing(
+    training_args: "SFTConfig", public: bool, **consent: bool | Sequence[str]
+) -> "tuple[Publisher | None, SFTConfig]":
     """
     Who publishes the run, None where that was not asked for, and the arguments without it.
+
+    `consent` is what the user allows beside, as `hub.Repository` has it.
 
     The Trainer would publish by itself, to a public repository as gladly as to a private one.
     """
     publisher = None
     if training_args.push_to_hub:
         name = training_args.hub_model_id or Path(training_args.output_dir).resolve().name
-        repository = hub.Repository(name, public=public or training_args.hub_private_repo is False)
+        public = public or training_args.hub_private_repo is False
+        repository = hub.Repository(name, public=public, **consent)
         publisher = Publisher(repository, str(training_args.hub_strategy.value), training_args.hub_token)
     others = copy.copy(training_args)
     others.push_to_hub, others.hub_token = False, None
@@ -106,9 +110,20 @@ def take_over_publishing(training_args: SFTConfig, public: bool) -> tuple[Publis
 
 
 def list_model_files(folder: Path) -> list[Path]:
-    """The weights, tokenizer and records in a folder; nothing else that lies there, and no link."""
-    found = hub.list_files(folder, PUBLISHED)
-    return [path for path in found if not any(fnmatch(path.name, pattern) for pattern in RESUME_FILES)]
+    """The weights, tokenizer and records in a folder; nothing else that lies there."""
+    return hub.list_files(folder, PUBLISHED)
+
+
+def require_result(folder: Path) -> str:
+    """Ends with one line where a folder is no finished run of ours, as it was written; returns what it holds."""
+    kinds = {"adapter": "adapter_config.json", "model": "config.json"}
+    kind = next((kind for kind, name in kinds.items() if (folder / name).is_file()), None)
+    if kind is None or not (folder / "run.json").is_file():
+        sys.exit(f"--push_only {folder} holds no finished run of train_sft.py: its run.json or its model is missing")
+    if not any(hub.matches(path.name, hub.WEIGHTS) for path in folder.iterdir()):
+        sys.exit(f"--push_only {folder} holds no finished run of train_sft.py: the weights are missing")
+    check_hashes(folder, "run.json")
+    return kind
 
 
 @contextmanager

@@ -27,6 +27,8 @@ LEFT_OUT = {
     "output_dir",
     "overwrite",
     "public",
+    "hub_overwrite",
+    "allow_paths",
     "run_name",
     "hub_token",
     "model_name_or_path",
@@ -53,7 +55,8 @@ def describe_setup(arguments: Iterable, base: dict, dataset: dict) -> dict:
 
 def describe_base(name: str, revision: str | None) -> dict:
     """The base by name, commit and weights. One stored in 4 bits has no fingerprint: merging takes the full one."""
-    quantised = getattr(AutoConfig.from_pretrained(name, revision=revision), "quantization_config", None)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    quantised = getattr(config, "quantization_config", None)
     commit = extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
     weights = None if quantised else fingerprint(name, revision)
     return {"name": public_name(name), "revision": commit, "fingerprint": weights}

@@ -264,7 +264,7 @@ def test_a_secret_in_a_row_is_not_published(hub, abstracts, tmp_path, secret):
     main(PrepareArguments(dataset_name=str(source), output_dir=str(folder), **years))
     result = push(hub, folder, tmp_path / "home", "write-token")
     (test,) = (folder / "data").glob("test-*.parquet")
-    assert_one_clear_line(result, 1, f"Not published to alice/pairs: {test}: row row-7 holds")
+    assert_one_clear_line(result, 1, f"Not published to alice/pairs: {test} holds", "in the approach of row row-7")
     assert not hub.requests
 
 

@@ -41,7 +41,7 @@ def checkpoint(trained, tmp_path) -> Path:
     state = {"global_step": 4, "best_model_checkpoint": str(folder)}
     (folder / "trainer_state.json").write_text(json.dumps(state), encoding="utf-8")
     (tmp_path / "private.json").write_text("{}", encoding="utf-8")
-    (folder / "link.json").symlink_to(tmp_path / "private.json")
+    (folder / "link.json").symlink_to(tmp_path / "private.json")  # no name of ours
     return folder
 
 
@@ -113,7 +113,8 @@ def test_only_our_own_files_go_out_and_no_path_of_this_machine(hub, checkpoint, 
     files = hub.repo("model", "alice/private").files()
     root = {name for name in files if "/" not in name}
     own = {path.name for path in list_model_files(checkpoint)}
-    assert root == own | {".gitattributes"} and own >= {"adapter_model.safetensors", "run.json", "README.md"}
+    assert root == own | {".gitattributes", "progress.json"}
+    assert own >= {"adapter_model.safetensors", "run.json", "README.md"}
     resume = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "progress.json"}
     assert {name.partition("/")[2] for name in files if "/" in name} == own | resume
     assert not any(str(tmp_path).encode() in content for content in files.values())
@@ -128,8 +129,9 @@ def test_nothing_goes_to_a_public_repository_unasked(hub, checkpoint, strategy, 
     refused = "Not pushed to alice/adapter: the repository is public: add --public to publish there all the same"
     assert said == ("" if strategy == "end" else f"{refused}\n")
     with pytest.raises(SystemExit) as ended:
-        make_publisher(strategy).publish_result(checkpoint, "The adapter", 4)
-    assert str(ended.value) == f"{refused}. {checkpoint} is whole", "and no command that would upload it unasked"
+        make_publisher(strategy).publish_result(checkpoint, "The adapter")
+    later = f"python train_sft.py --push_only {checkpoint} --hub_model_id alice/adapter"
+    assert str(ended.value) == f"{refused}. {checkpoint} is whole. To push it later: {later}"
     assert titles(hub.repo("model", "alice/adapter")) == ["initial commit"]
     assert not hub.repo("model", "alice/adapter").uploads
 
@@ -138,10 +140,10 @@ def test_nothing_goes_to_a_public_repository_unasked(hub, checkpoint, strategy, 
 def test_asked_for_it_goes_to_a_public_repository(hub, checkpoint, base, dataset, flag):
     command = launch_command(base, dataset, checkpoint.parent, "--push_to_hub", "true", *flag)
     _, training_args, _, run_args = train_sft.parse_arguments([*command[2:], "--hub_token", "write-token"])
-    publisher, others = take_over_publishing(training_args, run_args.public)
+    publisher, others = take_over_publishing(training_args, **run_args.describe_consent())
     assert publisher.repository == Repository("adapter", public=True)
     assert not others.push_to_hub and others.hub_token is None and training_args.push_to_hub
-    publisher.publish_result(checkpoint, "The adapter", 4)
+    publisher.publish_result(checkpoint, "The adapter")
     assert titles(hub.repo("model", "alice/adapter")) == ["initial commit", "The adapter"]
 
 
@@ -162,7 +164,7 @@ def test_a_secret_in_any_text_is_refused_by_file_name(hub, checkpoint, capsys):
         kept = (checkpoint / name).read_text(encoding="utf-8") if (checkpoint / name).is_file() else ""
         (checkpoint / name).write_text(f"{kept}{secret}", encoding="utf-8")
         with pytest.raises(SystemExit, match=f"Not pushed to alice/adapter: {said}"):
-            make_publisher(public=True).publish_result(checkpoint, "The adapter", 4)
+            make_publisher(public=True).publish_result(checkpoint, "The adapter")
         make_publisher("every_save", public=True).publish_checkpoint(checkpoint, 4)
         assert f"Not pushed to alice/adapter: {said}" in capsys.readouterr().err
         (checkpoint / name).write_text(kept, encoding="utf-8")
@@ -191,33 +193,49 @@ def test_a_hub_that_cannot_be_asked_before_training_is_a_warning(base, dataset, 
 
 
 def test_a_push_that_fails_ends_in_one_line_and_keeps_the_adapter(base, dataset, tmp_path):
-    """And the command that it names finishes the push when typed: privately, with our own files alone."""
+    """And the command that it names finishes the push when typed: looked through, private, our own files alone."""
     with HubServer(users={"write-token": "alice"}) as hub:
         hub.fail(500, method="POST", path="/commit/", times=100)
         options = ["--hub_model_id", "alice/adapter", "--save_strategy", "no"]
         result = run_and_push(hub, tmp_path, base, dataset, *options)
-        assert_one_clear_line(result, 1, "Not pushed to alice/adapter", "is whole; push it later with: hf upload")
+        assert_one_clear_line(
+            result, 1, "Not pushed to alice/adapter", "is whole. To push it later: python train_sft.py"
+        )
         assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
         hub.recover()
         (tmp_path / "adapter" / "notes.txt").write_text("mine", encoding="utf-8")
-        program, *words = shlex.split(result.stderr.strip().splitlines()[-1].partition("push it later with: ")[2])
+        _, *typed = shlex.split(result.stderr.strip().splitlines()[-1].partition("To push it later: ")[2])
         environment = hub.environment(token="write-token", home=tmp_path / "home")
-        typed = [Path(sys.executable).with_name(program), *words]
-        subprocess.run(typed, cwd=ROOT, env=environment, check=True, capture_output=True)
+        subprocess.run([sys.executable, *typed], cwd=ROOT, env=environment, check=True, capture_output=True)
         repository = hub.repo("model", "alice/adapter")
         assert repository.private
         own = {path.name for path in list_model_files(tmp_path / "adapter")}
         assert repository.files().keys() == own | {".gitattributes"}
 
 
-@pytest.mark.slow
-def test_a_push_that_fails_after_a_checkpoint_is_finished_by_resuming(base, dataset, tmp_path):
-    with HubServer(users={"write-token": "alice"}) as hub:
-        hub.fail(500, method="POST", path="/commit/", times=100)
-        options = ["--hub_model_id", "alice/adapter"]
-        result = run_and_push(hub, tmp_path, base, dataset, *options)
-        assert_one_clear_line(result, 1, "push it later with the same command and --resume_from_checkpoint true")
-        hub.recover()
-        result = run_and_push(hub, tmp_path, base, dataset, *options, "--resume_from_checkpoint", "true")
-        assert result.returncode == 0, result.stderr
-        assert titles(hub.repo("model", "alice/adapter")) == ["initial commit", "The adapter"]
+def test_pushing_alone_takes_a_whole_run_and_a_name(hub, trained, checkpoint, capsys):
+    def push(*words) -> str:
+        with pytest.raises(SystemExit) as ended:
+            train_sft.parse_arguments(["--push_only", *map(str, words)])
+        return capsys.readouterr().err if ended.value.code == 2 else str(ended.value.code)
+
+    assert "--push_only needs --hub_model_id user/name" in push(checkpoint)
+    named = ("--hub_model_id", "alice/fresh", "--hub_token", "write-token")
+    assert "holds no finished run of train_sft.py" in push(checkpoint.parent / "none", *named)
+    weights = (checkpoint / "adapter_model.safetensors").read_bytes()
+    (checkpoint / "adapter_model.safetensors").write_bytes(weights[:-1] + b"#")
+    assert "adapter_model.safetensors is not the file that was written" in push(checkpoint, *named)
+    (checkpoint / "adapter_model.safetensors").unlink()
+    assert "the weights are missing" in push(checkpoint, *named)
+    (checkpoint / "run.json").unlink()
+    assert "its run.json or its model is missing" in push(checkpoint, *named)
+    assert ("model", "alice/fresh") not in hub.repos
+    assert push(trained.adapter, *named) == "None"
+    assert titles(hub.repo("model", "alice/fresh")) == ["initial commit", "The adapter"]
+
+
+def test_the_result_takes_the_progress_of_the_last_checkpoint_away(hub, checkpoint):
+    make_publisher("every_save", "alice/private").publish_checkpoint(checkpoint, 4)
+    assert "progress.json" in hub.repo("model", "alice/private").files()
+    make_publisher("every_save", "alice/private").publish_result(checkpoint, "The adapter")
+    assert "progress.json" not in hub.repo("model", "alice/private").files()
