@@ -144,7 +144,7 @@ def main(args: EvaluationArguments) -> None:
     choose_waiting()  # before the rooms, which import torch
     from accelerate import PartialState
 
-    from approach.drafting.generation import PartialDrafts
+    from approach.drafting.partial import PartialDrafts
     from approach.evaluation import choice, controls, copying, drafts, plan, statistics, systems
     from approach.evaluation.rows import Selection, load_problems
     from approach.models import choose_dtype

@@ -14,7 +14,8 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from approach.drafting.generation import Drafter, PartialDrafts
+from approach.drafting.generation import Drafter
+from approach.drafting.partial import PartialDrafts
 from approach.models import context_length
 
 NUM_PERMUTATIONS = 5

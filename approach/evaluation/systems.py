@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from approach.drafting.generation import DECODINGS, Draft, Drafter, PartialDrafts
+from approach.drafting.generation import DECODINGS, Draft, Drafter
+from approach.drafting.partial import PartialDrafts
 from approach.files import public_name, read_json_lines
 from approach.loading import load_tokenizer, told
 from approach.models import require_no_adapter

@@ -10,7 +10,8 @@ from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from approach.drafting import generation
-from approach.drafting.generation import Drafter, PartialDrafts, cut_draft
+from approach.drafting.generation import Drafter, cut_draft
+from approach.drafting.partial import PartialDrafts
 
 
 def test_a_draft_ends_at_the_first_stop_token():

@@ -7,7 +7,8 @@ import pytest
 import torch
 from datasets import load_dataset
 
-from approach.drafting.generation import Drafter, PartialDrafts
+from approach.drafting.generation import Drafter
+from approach.drafting.partial import PartialDrafts
 from approach.evaluation import bits
 from approach.evaluation.bits import Bits, bits_per_byte, count_bits, join_models, measure_bits, permute_rows
 

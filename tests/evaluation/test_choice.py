@@ -5,7 +5,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from approach.drafting.generation import DECODINGS, PartialDrafts
+from approach.drafting.generation import DECODINGS
+from approach.drafting.partial import PartialDrafts
 from approach.evaluation.choice import choose, find_best
 from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
 from approach.evaluation.rows import Selection, load_problems
