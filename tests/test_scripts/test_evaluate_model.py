@@ -36,6 +36,7 @@ def arguments(merged, base, dataset, encoder, tmp_path) -> dict:
         "num_seeds": 2,
         "max_new_tokens": 12,
         "batch_size": 2,
+        "dtype": "float32",
         "bertscore_model": encoder,
         "bertscore_num_layers": 6,
     }
