@@ -179,7 +179,7 @@ def test_two_processes_killed_and_started_again_write_the_bytes_of_one(arguments
     # The first start dies on the test rows, the second counts what it computes.
     (tmp_path / "start.py").write_text(
         "import os, evaluate_model\n"
-        "from approach.drafting import generation as e\n"
+        "from approach.drafting import partial as e\n"
         "append, left = e.PartialDrafts.append, [int(os.environ['BATCHES'])]\n"
         "def count(self, *a):\n"
         "    append(self, *a)\n"
