@@ -15,6 +15,7 @@ import prepare_dataset
 import train_sft
 from approach.merging.adapter import find_adapter_folder
 from approach.training.publishing import take_over_publishing
+from approach.training.run_record import describe_setup
 
 TOKEN = "hf_" + "a" * 34
 REPO = "alice/target"
@@ -184,6 +185,32 @@ def test_no_way_follows_a_link(hub, inputs, way, capsys):
         WAYS[way](inputs)
     assert not (inputs.folder / "new").exists(), "merging does not copy what the link points to"
     assert all(len(repository.commits) == 1 for key, repository in hub.repos.items() if REPO in key)
+
+
+@pytest.mark.parametrize("name", ["loss_curve.png", "adapter_config.json"])
+@uploads
+def test_a_link_is_not_followed_on_a_file_system_without_links(hub, inputs, name, monkeypatch):
+    """There a run's files are copied before they are published, and one is written anew on every system."""
+
+    def refuse(*arguments):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    (inputs.adapter / name).rename(inputs.folder / name)
+    (inputs.adapter / name).symlink_to(inputs.folder / name)
+    with pytest.raises(SystemExit, match=f"{name} is a symbolic link"):
+        push_trained(inputs)
+    assert hub.repos == {}
+
+
+@uploads
+def test_what_the_user_allows_is_not_published_itself(hub, inputs):
+    build_pairs(inputs, "--allow_paths", "/mnt/shared", "--hub_overwrite")
+    files = hub.repo("dataset", REPO).files()
+    assert not any(b"/mnt/shared" in data or b"hub_overwrite" in data for data in files.values())
+    words = ("--allow_paths", "/mnt/shared", "--hub_overwrite", "true")
+    setup = describe_setup(training_arguments(inputs.base, inputs.dataset, inputs.folder / "new", *words), {}, {})
+    assert not setup["arguments"].keys() & {"allow_paths", "hub_overwrite", "public", "push_only"}
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -27,6 +27,7 @@ LIBRARY_ARGUMENTS = {
     "push_to_hub": "true: upload the result; privately, unless --public.",
     "hub_model_id": "The repository to upload to.",
     "hub_strategy": "end: the result alone; every_save, checkpoint or all_checkpoints: checkpoints, too.",
+    "hub_token": "The token to upload with, where it is not the one of `hf auth login` or HF_TOKEN.",
     "hub_private_repo": "false: the same as --public.",
 }
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train_sft
 from approach.training import machine
+from approach.training.help import LIBRARY_ARGUMENTS
 from approach.training.notices import hide_notices
 from approach.training.trainer import ApproachTrainer
 
@@ -228,7 +229,7 @@ def test_help_names_arguments_that_exist(capsys):
     with pytest.raises(SystemExit):
         train_sft.parse_arguments(["--help_all"])
     existing = set(re.findall(r"--(\w+)", capsys.readouterr().out))
-    assert train_sft.LIBRARY_ARGUMENTS.keys() <= existing and {"lora_r", "packing", "preflight"} <= existing
+    assert LIBRARY_ARGUMENTS.keys() <= existing and {"lora_r", "packing", "preflight"} <= existing
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may have bfloat16")
