@@ -182,10 +182,8 @@ class Drafter:
                     drafts[rows[place]] = self.decode(new, ended)
                 else:
                     going_on.append(place)
-            rows, kept = (
-                [rows[place] for place in going_on],
-                torch.tensor(going_on, dtype=torch.long, device=ids.device),
-            )
+            rows = [rows[place] for place in going_on]
+            kept = torch.tensor(going_on, dtype=torch.long, device=ids.device)
             ids, mask = ids[kept], torch.nn.functional.pad(mask[kept], (0, ids.shape[1] - mask.shape[1]), value=1)
             cache.batch_select_indices(kept)
         return [drafts[row] for row in range(len(prompts))]
