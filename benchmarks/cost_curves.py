@@ -95,8 +95,9 @@ def main(args: argparse.Namespace) -> None:
     shapes = {"9 M": (args.small, {}), "110 M": (args.model, MEDIUM), "1.1 B": (args.model, {})}
     found = {"sizes": {}}
     for name, (folder, changes) in shapes.items():
-        before = training.measure_rate(torch.float32)
-        options = argparse.Namespace(model=folder, dataset_name=args.dataset_name, child="recipe")
+        before = training.measure_rate(2048, 5632, torch.float32)
+        run = {"recipe": str(training.TINYLLAMA_RECIPE), "child": "recipe", "of_steps": 100}
+        options = argparse.Namespace(model=folder, dataset_name=args.dataset_name, **run)
         with tempfile.TemporaryDirectory() as output_dir:
             trainer = training.build_ours(options, output_dir, **changes)
             lengths = np.array(trainer.train_dataset["length"])
@@ -113,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
                     runs.append(time.monotonic() - started)
                 a, b, error = fit(RUN_ROWS, runs)
                 found["rows"] = {"rows": RUN_ROWS, "seconds": runs, "a": a, "a_row": b, "error": error}
-        rate = (before + training.measure_rate(torch.float32)) / 2
+        rate = (before + training.measure_rate(2048, 5632, torch.float32)) / 2
         tokens = [case["length"] * case["rows"] for case in cases]
         a, b, error = fit([case["operations"] for case in cases], [case["seconds"] for case in cases])
         w, k, memory_error = fit(tokens, [case["gib"] for case in cases])

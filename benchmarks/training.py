@@ -1,22 +1,24 @@
 """
-Training on TinyLlama's shape, random weights, the report's batch of 2 × 2 rows: tokens a second, peak memory.
+A step of training: tokens a second and peak memory of a recipe, beside the original's way and TRL's defaults.
 
-Each row of the table is a process of its own. It takes some of the 100 steps, evenly spaced, since a length-grouped
+Each row of the table is a process of its own. It takes some of the run's steps, evenly spaced, since a length-grouped
 order goes from long rows to short ones every 25 steps: one to warm up, then the median of the others' tokens a second.
-"Original" pads to 512 with labels on the padding and keeps all activations; "stock" is TRL's trainer with the same
-LoRA, its own defaults and no more; ours are the recipes. The limit is arithmetic: 4 × 1.03 G floating-point
-operations a token (forward, and backward to activations; weights are frozen), 6 × with activation checkpointing and
-5 × with half of it, at the rate of a plain matrix product in the same process. Our head does not score twice, nor
-prompts, so that it needs 3 % less than this counts.
+"Original" pads to 512 with labels on the padding and keeps all activations; "stock" is TRL's trainer with the recipe's
+LoRA, rows and precision, its own defaults and no more; ours are the recipe and what could be changed in it. A base
+without weights in its folder gets random ones of its shape. The limit is arithmetic: 4 floating-point operations a
+token and weight of the base's linear layers (forward, and backward to activations; they are frozen), 6 with activation
+checkpointing and 5 with half of it, at the rate of plain matrix products of this model's shapes in the same process.
+Our head does not score twice, nor prompts, so that it needs less than this counts, and LoRA's own products more.
 
     python benchmarks/training.py --dataset_name PAIRS --model TINYLLAMA_CONFIG_FOLDER --output FILE.json
-    python benchmarks/training.py --dataset_name PAIRS --model FOLDER --kinds "recipe" --steps 1 --accounting
+    python benchmarks/training.py --dataset_name PAIRS --model SMOLLM2 --recipe recipes/smollm2_135m_cpu.yaml
+    python benchmarks/training.py … --kinds "recipe" --steps 1 --accounting
+    python benchmarks/training.py … --kinds "recipe" --steps 99 --evaluate    # all of the 100: loss, growth of memory
 """
 
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,35 +27,40 @@ import weakref
 from pathlib import Path
 from statistics import median
 
+import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-# What each row adds to the report's recipe on the command line.
+# What each row adds to the recipe on the command line.
+NO_CHECKPOINTS = ["--activation_checkpointing", "false"]
+BF16_BASE = ["--bf16", "true", "--dtype", "bfloat16"]
 OURS = {
     "recipe": [],
     "recipe, small": ["--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "4"],
     "recipe, every second layer": ["--activation_checkpointing_kwargs", '{"every_n_layers": 2}'],
-    "recipe, no checkpointing": ["--activation_checkpointing", "false"],
-    "recipe, no checkpointing, no dropout": ["--activation_checkpointing", "false", "--lora_dropout", "0"],
-    "recipe, bf16": ["--bf16", "true", "--dtype", "bfloat16"],
-    "recipe, bf16, no checkpointing": ["--bf16", "true", "--dtype", "bfloat16", "--activation_checkpointing", "false"],
+    "recipe, no checkpointing": NO_CHECKPOINTS,
+    "recipe, no checkpointing, no dropout": [*NO_CHECKPOINTS, "--lora_dropout", "0"],
+    "recipe, bf16": BF16_BASE,
+    "recipe, bf16, no checkpointing": [*BF16_BASE, *NO_CHECKPOINTS],
+    "recipe, fp32, no checkpointing": ["--bf16", "false", *NO_CHECKPOINTS],
+    "recipe, TF32": ["--tf32", "true"],
 }
-if torch.cuda.is_available():
-    OURS["recipe, TF32"] = ["--tf32", "true"]
-KINDS = ("original", "stock", *OURS)
-LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05}
-STEP_ROWS = 4
-SIZES = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 100}
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj"]
+STOCK = {"stock": {}, "stock, no checkpointing": {"gradient_checkpointing": False}}
+KINDS = ("original", *STOCK, *OURS)
+TINYLLAMA_RECIPE = ROOT / "recipes/tinyllama_lora_fp32.yaml"
+TINYLLAMA = "original; stock; recipe; recipe, small; recipe, every second layer; recipe, no checkpointing; "
+TINYLLAMA += "recipe, no checkpointing, no dropout; recipe, bf16; recipe, bf16, no checkpointing"
+TINYLLAMA += "; recipe, TF32" if torch.cuda.is_available() else ""
 
 
 class Meter(TrainerCallback):
-    """Each step's real tokens, positions with padding, and seconds."""
+    """Each step's real tokens, positions with padding, and seconds; and what is resident after it, in GiB."""
 
     def __init__(self):
         self.steps: list[list[float]] = []
+        self.resident: list[float] = []
 
     def count(self, model, inputs, named_inputs) -> None:
         mask = named_inputs["attention_mask"]
@@ -65,6 +72,7 @@ class Meter(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.steps[-1][2] = time.monotonic() - self.steps[-1][2]
+        self.resident.append(psutil.Process().memory_info().rss / 2**30)
 
 
 class Accounting(torch.utils._python_dispatch.TorchDispatchMode):
@@ -96,38 +104,81 @@ class Accounting(torch.utils._python_dispatch.TorchDispatchMode):
         return result
 
 
-def first_rows(name: str):
-    """The rows that `train_sft.py` takes for 100 steps."""
+def read_recipe(args, output_dir: str, added: list[str]):
+    """The recipe with what a row adds to it, as `train_sft.py` reads it: its four groups of arguments."""
+    import train_sft
+
+    places = ["--model_name_or_path", args.model, "--dataset_name", args.dataset_name, "--output_dir", output_dir]
+    cpu = ["--use_cpu", "true", "--dataloader_pin_memory", "false"]
+    machine = ["--use_cpu", "false"] if torch.cuda.is_available() else cpu
+    steps = ["--max_steps", str(args.of_steps)]
+    quiet = ["--eval_strategy", "steps", "--eval_on_start", "false", "--save_strategy", "no", "--num_samples", "0"]
+    quiet += ["--eval_steps", str(10 * args.of_steps)]  # rows for the loss are read, none is taken on the way
+    return train_sft.parse_arguments(["--config", args.recipe, *places, *machine, *steps, *quiet, *added])
+
+
+def first_rows(name: str, training_args):
+    """The rows that `train_sft.py` takes for these steps."""
     from datasets import load_dataset
 
-    return load_dataset(name, split="train").shuffle(seed=42).select(range(100 * STEP_ROWS))
+    rows = training_args.max_steps * step_rows(training_args)
+    return load_dataset(name, split="train").shuffle(seed=training_args.seed).select(range(rows))
+
+
+def step_rows(training_args) -> int:
+    return training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
 
 
 def space_steps(trainer, steps: int) -> None:
-    """Leaves `steps` of the 100 steps in the trainer's order, evenly spaced."""
-    order = list(trainer._get_train_sampler())
-    starts = [step * 100 // steps * STEP_ROWS for step in range(steps)]
-    chosen = [row for start in starts for row in order[start : start + STEP_ROWS]]
+    """Leaves `steps` of the run's steps in the trainer's order, evenly spaced."""
+    order, rows, all_steps = list(trainer._get_train_sampler()), step_rows(trainer.args), trainer.args.max_steps
+    starts = [step * all_steps // steps * rows for step in range(steps)]
+    chosen = [row for start in starts for row in order[start : start + rows]]
     trainer._get_train_sampler = lambda *arguments: chosen
     trainer.args.max_steps = steps
 
 
-def random_base(folder: str, dtype: torch.dtype, **changes):
+def make_base(folder: str, dtype: torch.dtype, **changes):
+    """The base in `folder`, or one of its shape with random weights where it has none; and its tokenizer."""
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(folder, **changes, trust_remote_code=False)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=dtype)
+    if list(Path(folder).glob("*.safetensors")) and not changes:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+    else:
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return model, tokenizer
 
 
+def plain_arguments(training_args) -> dict:
+    """What the rows that are not ours take over from the recipe."""
+    names = (
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "max_steps",
+        "learning_rate",
+        "bf16",
+        "use_cpu",
+    )
+    return {**{name: getattr(training_args, name) for name in names}, "save_strategy": "no"}
+
+
+def plain_lora(model_args):
+    from peft import LoraConfig
+
+    shape = {"r": model_args.lora_r, "lora_alpha": model_args.lora_alpha, "lora_dropout": model_args.lora_dropout}
+    return LoraConfig(**shape, target_modules=model_args.lora_target_modules, task_type="CAUSAL_LM")
+
+
 def build_original(args, output_dir: str):
     """As the report did, with a public library's plain trainer."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     from approach.prompt import add_tags
 
-    model, tokenizer = random_base(args.model, torch.float32)
+    _, training_args, model_args, _ = read_recipe(args, output_dir, [])
+    model, tokenizer = make_base(args.model, torch.float32)
     add_tags(tokenizer)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
@@ -135,43 +186,36 @@ def build_original(args, output_dir: str):
         ids = tokenizer(row["prompt"] + row["completion"], padding="max_length", truncation=True, max_length=512)
         return {**ids, "labels": ids["input_ids"]}
 
-    rows = first_rows(args.dataset_name)
+    rows = first_rows(args.dataset_name, training_args)
     rows = rows.map(pad, remove_columns=rows.column_names)
-    model = get_peft_model(model, LoraConfig(**LORA, target_modules=TARGETS, task_type="CAUSAL_LM"))
-    more = {"learning_rate": 1e-4, "use_cpu": not torch.cuda.is_available(), "save_strategy": "no", "bf16": False}
-    return Trainer(model, TrainingArguments(output_dir, **SIZES, **more), train_dataset=rows)
+    model = get_peft_model(model, plain_lora(model_args))
+    return Trainer(model, TrainingArguments(output_dir, **plain_arguments(training_args)), train_dataset=rows)
 
 
 def build_stock(args, output_dir: str):
-    """TRL's trainer on the same columns, with the report's figures and otherwise its defaults."""
-    from peft import LoraConfig
+    """TRL's trainer on the same columns, with the recipe's figures and otherwise its defaults."""
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer = random_base(args.model, torch.float32)
-    more = {"learning_rate": 1e-4, "use_cpu": not torch.cuda.is_available(), "save_strategy": "no", "bf16": False}
+    _, training_args, model_args, _ = read_recipe(args, output_dir, [])
+    model, tokenizer = make_base(args.model, torch.float32)
     return SFTTrainer(
         model,
-        SFTConfig(output_dir, **SIZES, **more, max_length=512),
-        train_dataset=first_rows(args.dataset_name).select_columns(["prompt", "completion"]),
+        SFTConfig(output_dir, **plain_arguments(training_args), **STOCK[args.child], max_length=512),
+        train_dataset=first_rows(args.dataset_name, training_args).select_columns(["prompt", "completion"]),
         processing_class=tokenizer,
-        peft_config=LoraConfig(**LORA, target_modules=TARGETS, task_type="CAUSAL_LM"),
+        peft_config=plain_lora(model_args),
     )
 
 
 def build_ours(args, output_dir: str, **changes):
-    """The report's recipe with what the kind adds to it; `changes` are of the model's shape."""
+    """The recipe with what the kind adds to it; `changes` are of the model's shape."""
     import train_sft
     from approach.training.lora import lora_with_tag_rows
     from approach.training.tag_rows import add_tags_with_rows
     from approach.training.trainer import ApproachTrainer
 
-    places = ["--model_name_or_path", args.model, "--dataset_name", args.dataset_name, "--output_dir", output_dir]
-    cpu = [] if torch.cuda.is_available() else ["--use_cpu", "true", "--dataloader_pin_memory", "false"]
-    quiet = ["--eval_strategy", "no", "--eval_on_start", "false", "--save_strategy", "no"]
-    recipe = ["--config", str(ROOT / "recipes/tinyllama_lora_fp32.yaml")]
-    arguments = train_sft.parse_arguments([*recipe, *places, *cpu, *quiet, *OURS[args.child]])
-    script_args, training_args, model_args, run_args = arguments
-    model, tokenizer = random_base(args.model, getattr(torch, model_args.dtype), **changes)
+    script_args, training_args, model_args, run_args = read_recipe(args, output_dir, OURS[args.child])
+    model, tokenizer = make_base(args.model, getattr(torch, model_args.dtype), **changes)
     lora = lora_with_tag_rows(model, model_args, add_tags_with_rows(model, tokenizer))
     pairs = train_sft.load_pairs(script_args, training_args, run_args, tokenizer)
     return ApproachTrainer(
@@ -189,12 +233,13 @@ def run_child(args) -> None:
     if args.memory_gib and torch.cuda.is_available():  # of which the CUDA context takes half a GiB
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction((args.memory_gib - 0.5) * 2**30 / total)
-    dtype = torch.bfloat16 if "bf16" in args.child else torch.float32
     torch.backends.cuda.matmul.allow_tf32 = "TF32" in args.child
-    rate = measure_rate(dtype)
     with tempfile.TemporaryDirectory() as output_dir:
-        build = {"original": build_original, "stock": build_stock}.get(args.child, build_ours)
+        build = build_original if args.child == "original" else build_stock if args.child in STOCK else build_ours
         trainer = build(args, output_dir)
+        config, dtype = trainer.model.config, torch.bfloat16 if trainer.args.bf16 else torch.float32
+        product = config.hidden_size, config.intermediate_size, dtype
+        rate = measure_rate(*product)
         meter = Meter()
         trainer.model.register_forward_pre_hook(meter.count, with_kwargs=True)
         trainer.add_callback(meter)
@@ -206,32 +251,41 @@ def run_child(args) -> None:
             row["allocated_gib"] = accounting.peak / 2**30
         else:
             trainer.train()
-    rate = (rate + measure_rate(dtype)) / 2  # before and after: the machine is shared
+        tokens, positions, seconds = zip(*meter.steps[1:], strict=True)
+        if args.evaluate and args.child in OURS:
+            row["validation_loss"] = trainer.evaluate()["eval_loss"]
+    rate = (rate + measure_rate(*product)) / 2  # before and after: the machine is shared
     row["gflops"] = rate / 1e9
-    tokens, positions, seconds = zip(*meter.steps[1:], strict=True)
-    row["tokens_a_second"] = median(t / s for t, s in zip(tokens, seconds, strict=True))
+    speeds = [t / s for t, s in zip(tokens, seconds, strict=True)]
+    row["tokens_a_second"], row["slowest"], row["fastest"] = median(speeds), min(speeds), max(speeds)
     row["seconds_a_step"], row["padding"] = median(seconds), 1 - sum(tokens) / sum(positions)
     if torch.cuda.is_available():
         row["allocated_gib"] = torch.cuda.max_memory_allocated() / 2**30
         row["reserved_gib"] = torch.cuda.max_memory_reserved() / 2**30
-    row["resident_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    units = 4 if "no checkpointing" in args.child or args.child == "original" else 6
-    units -= "every second layer" in args.child
-    row["of_limit"] = row["tokens_a_second"] / (rate / (units * 1.03e9))
+    row["resident_gib"], row["resident_by_step"] = max(meter.resident), [round(gib, 2) for gib in meter.resident]
+    checkpointing = getattr(trainer.args, "activation_checkpointing", False) and args.child != "original"
+    units = 6 - ("every second layer" in args.child) if checkpointing else 4
+    weights = sum(m.weight.numel() for n, m in trainer.model.named_modules() if is_base_product(n, m))
+    row["of_limit"] = row["tokens_a_second"] / (rate / (units * weights))
     print(json.dumps(row))
 
 
-def measure_rate(dtype: torch.dtype) -> float:
-    """Operations a second of the products that training is made of."""
+def is_base_product(name: str, module: torch.nn.Module) -> bool:
+    """Whether a module multiplies by a matrix of the base: a linear layer, the head among them, but none of LoRA's."""
+    return isinstance(module, torch.nn.Linear) and "lora_" not in name
+
+
+def measure_rate(width: int, inner: int, dtype: torch.dtype) -> float:
+    """Operations a second of a feed-forward layer's product with 1,024 tokens, of which most of training is made."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((1024, 2048), (2048, 5632)))
+    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((1024, width), (width, inner)))
     rates, products = [], 100 if device == "cuda" else 1  # at a time: there a product ends before Python asks for it
     for _ in range(30):
         started = time.monotonic()
         for _ in range(products):
             c = a @ b
         c.sum().item()
-        rates.append(products * 2 * 1024 * 2048 * 5632 / (time.monotonic() - started))
+        rates.append(products * 2 * 1024 * b.numel() / (time.monotonic() - started))
     return median(rates)
 
 
@@ -241,8 +295,10 @@ def main(args) -> None:
     rows = []
     for kind in args.kinds.split("; "):
         command = [sys.executable, __file__, "--dataset_name", args.dataset_name, "--model", args.model]
-        command += ["--steps", str(args.steps), "--memory_gib", str(args.memory_gib), "--child", kind]
-        result = subprocess.run(command + ["--accounting"] * args.accounting, capture_output=True, text=True)
+        command += ["--recipe", args.recipe, "--steps", str(args.steps), "--of_steps", str(args.of_steps)]
+        command += ["--memory_gib", str(args.memory_gib), "--child", kind]
+        command += ["--accounting"] * args.accounting + ["--evaluate"] * args.evaluate
+        result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             sys.exit(f"{kind}: {result.stderr[-2000:]}")
         rows.append(json.loads(result.stdout.splitlines()[-1]))
@@ -266,9 +322,12 @@ def main(args) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_name", required=True, help="Pairs that prepare_dataset.py wrote.")
-    parser.add_argument("--model", required=True, help="Folder with TinyLlama's config and tokenizer; no weights.")
-    parser.add_argument("--kinds", default="; ".join(KINDS), help="Rows to measure, separated by '; '.")
+    parser.add_argument("--model", required=True, help="Folder of the base: config, tokenizer, weights or none.")
+    parser.add_argument("--recipe", default=str(TINYLLAMA_RECIPE), help="Of `recipes/`.")
+    parser.add_argument("--kinds", default=TINYLLAMA, help="Rows to measure, separated by '; '.")
     parser.add_argument("--steps", type=int, default=6, help="Steps to time, after one to warm up.")
+    parser.add_argument("--of_steps", type=int, default=100, help="Steps of the run that they are taken from.")
+    parser.add_argument("--evaluate", action="store_true", help="Validation loss after the steps, of ours.")
     parser.add_argument("--memory_gib", type=float, default=0, help="Pretend that the GPU has so much memory.")
     parser.add_argument("--accounting", action="store_true", help="Count tensors instead of timing.")
     parser.add_argument("--output", help="Also write the rows as JSON.")
