@@ -31,17 +31,11 @@ def main(args: argparse.Namespace) -> None:
     weights = specificity.weigh([row["approach"] for row in load_rows(args.dataset_name, None, "train")])
     references, problems = ([row[name] for row in rows] for name in ("approach", "problem"))
     drafter = Drafter(args.model, batch_size=32, dtype=getattr(torch, args.dtype))
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["prompt"]))
     for penalty in args.penalties:
         for name, decoding in (("greedy", GREEDY), ("sampled", SAMPLED)):
             torch.manual_seed(args.seed)
-            started, drafts = time.monotonic(), [{}] * len(rows)
-            for start in range(0, len(rows), drafter.batch_size):
-                part = order[start : start + drafter.batch_size]
-                options = {**decoding, "repetition_penalty": penalty}
-                found = drafter.draft_batch([rows[i]["prompt"] for i in part], options)
-                for i, draft in zip(part, found, strict=True):
-                    drafts[i] = draft
+            started, options = time.monotonic(), {**decoding, "repetition_penalty": penalty}
+            drafts = drafter.draft_part([row["prompt"] for row in rows], options)
             texts = [draft["prediction"] for draft in drafts]
             pairs, terms = specificity.statistics(texts, references, problems, weights)
             by_row = pairs.sum(axis=1) / (len(rows) - 1)

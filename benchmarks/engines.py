@@ -47,7 +47,6 @@ def draft_with_transformers(args: argparse.Namespace, dtype: str, batch_size: in
     drafter = Drafter(args.model, MAX_NEW_TOKENS, batch_size, dtype=getattr(torch, dtype))
     prompts = read_prompts(args)
     prompts = prompts if batch_size > 1 else prompts[: args.num_single]
-    drafter.model.generate(**drafter.pad(prompts[:1]), max_new_tokens=2)  # to warm up
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         drafts = drafter.draft(prompts, PartialDrafts(Path(folder) / "scores"), decoding, seed=0)

@@ -1,6 +1,7 @@
 """Drafts for many problems, in batches that are kept on disk: a run that was killed goes on where it was."""
 
 import hashlib
+import itertools
 import json
 import sys
 from functools import cached_property
@@ -10,8 +11,9 @@ from typing import TypedDict
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
-from transformers import BatchEncoding, GenerationConfig, StoppingCriteria, set_seed
+from transformers import GenerationConfig, set_seed
 
+from approach.drafting.batch import DraftBatch
 from approach.drafting.partial import PartialDrafts
 from approach.models import context_length, fastest_dtype, find_stops, load_model, weights_digest
 from approach.prompt import END_TAG, MAX_NEW_TOKENS, REPETITION_PENALTY
@@ -28,7 +30,7 @@ DECODINGS = {
         "repetition_penalty": REPETITION_PENALTY,
     },
 }
-LEAVING = 8  # once one in so many drafts of a batch has ended, the ended ones leave it
+SHARE = 4  # batches' worth of problems, at most, that are drafted and kept on disk together
 
 
 class Draft(TypedDict):
@@ -45,18 +47,6 @@ def cut_draft(ids: list[int], stops: set[int]) -> tuple[list[int], bool]:
         if token in stops:
             return ids[:position], True
     return ids, False
-
-
-class EnoughEnded(StoppingCriteria):
-    """Interrupts a batch once one in `LEAVING` of its drafts has ended, so that the ended ones can leave it."""
-
-    def __init__(self, num_drafts: int, stops: set[int], device: torch.device):
-        self.ended = torch.zeros(num_drafts, dtype=torch.bool, device=device)
-        self.stops = torch.tensor(sorted(stops), device=device)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
-        self.ended |= torch.isin(input_ids[:, -1], self.stops)
-        return torch.full_like(self.ended, self.ended.sum() * LEAVING >= len(self.ended))
 
 
 class Drafter:
@@ -81,8 +71,6 @@ class Drafter:
         self.stops = find_stops(self.model, self.tokenizer)
         # What a model's folder sets for its users, a repetition penalty say, is no part of the decodings above.
         self.model.generation_config = GenerationConfig()
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
 
     @cached_property
     def weights(self) -> str:
@@ -111,81 +99,56 @@ class Drafter:
         """
         Drafts for all prompts in their order, by one of `DECODINGS`; a sampled one is drawn with a seed.
 
-        Prompts of similar length go together, so that little is padding. Every batch has a seed of its own, so that
-        it is the same batch whichever process drafts it, in this run or in one that goes on after a kill.
+        Problems are shared out in parts, each with a seed of its own, so that a part is the same whichever process
+        drafts it, in this run or in one that goes on after a kill. Every part has short prompts and long ones.
         """
         state = PartialState()
         decoding = DECODINGS[decoding_name]
         key = self.hash_settings(prompts, decoding, seed)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        own_batches = list(enumerate(batches))[state.process_index :: state.num_processes]
+        num_parts = -(-len(order) // (SHARE * self.batch_size))
+        parts = [order[i::num_parts] for i in range(num_parts)]
+        own_parts = list(enumerate(parts))[state.process_index :: state.num_processes]
         done = partial.read(key)
-        for number, rows in tqdm(own_batches, desc="Drafting", disable=not state.is_main_process):
+        for number, rows in tqdm(own_parts, desc="Drafting", disable=not state.is_main_process):
             if not all(row in done for row in rows):
                 set_seed(1000 * (seed or 0) + number)
-                partial.append(key, rows, self.draft_batch([prompts[row] for row in rows], decoding))
+                partial.append(key, rows, self.draft_part([prompts[row] for row in rows], decoding))
         state.wait_for_everyone()
         done = partial.read(key)
         return [done[row] for row in range(len(prompts))]
 
-    def draft_batch(self, prompts: list[str], decoding: dict) -> list[Draft]:
-        """Drafts for a batch of prompts, in halves where the device's memory is too small for the whole."""
-        if len(prompts) > self.max_batch:
-            first, rest = prompts[: self.max_batch], prompts[self.max_batch :]
-            return self.draft_batch(first, decoding) + self.draft_batch(rest, decoding)
-        try:
-            with torch.inference_mode():
-                return self.draft_together(prompts, decoding)
-        except torch.OutOfMemoryError:
-            if len(prompts) == 1:
-                sys.exit(
-                    f"{self.argument} {self.name}: the device's memory is too small for one draft: lower "
-                    "--max_new_tokens"
-                )
-        # Not in the except block: there the error would keep the tensors of the failed batch in memory.
-        self.max_batch = len(prompts) // 2
-        torch.cuda.empty_cache()
-        return self.draft_batch(prompts, decoding)
+    def draft_part(self, prompts: list[str], decoding: dict) -> list[Draft]:
+        """Drafts for some prompts, fewer at once where the device's memory is too small for a whole batch."""
+        while True:
+            try:
+                with torch.inference_mode():
+                    return self.draft_together(prompts, decoding)
+            except torch.OutOfMemoryError:
+                if self.max_batch == 1:
+                    sys.exit(
+                        f"{self.argument} {self.name}: the device's memory is too small for one draft: lower "
+                        "--max_new_tokens"
+                    )
+            # Not in the except block: there the error would keep the tensors of the failed batch in memory.
+            self.max_batch = min(self.max_batch, len(prompts)) // 2
+            torch.cuda.empty_cache()
 
     def draft_together(self, prompts: list[str], decoding: dict) -> list[Draft]:
-        """
-        Drafts for prompts that fit into memory together.
-
-        Drafts that have ended leave the batch, and the others go on with what the model has cached of them.
-        """
-        texts = self.pad(prompts)
-        ids, mask = texts["input_ids"], texts["attention_mask"]
-        width = ids.shape[1]
-        budget = min(self.max_new_tokens, context_length(self.model) - width)
-        if budget < 1:
-            sys.exit(f"{self.argument} {self.name}: a prompt of {width} tokens leaves no room for a draft")
-        drafts: dict[int, Draft] = {}
-        rows, cache = list(range(len(prompts))), None
-        while rows:
-            output = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                past_key_values=cache,
-                **decoding,
-                max_new_tokens=budget - (ids.shape[1] - width),
-                eos_token_id=sorted(self.stops),
-                pad_token_id=self.tokenizer.pad_token_id,
-                stopping_criteria=[EnoughEnded(len(rows), self.stops, ids.device)],
-                return_dict_in_generate=True,
-            )
-            ids, cache, going_on = output.sequences, output.past_key_values, []
-            is_last = ids.shape[1] == width + budget
-            for place, new in enumerate(ids[:, width:].tolist()):
-                new, ended = cut_draft(new, self.stops)
-                if ended or is_last:
-                    drafts[rows[place]] = self.decode(new, ended)
-                else:
-                    going_on.append(place)
-            rows = [rows[place] for place in going_on]
-            kept = torch.tensor(going_on, dtype=torch.long, device=ids.device)
-            ids, mask = ids[kept], torch.nn.functional.pad(mask[kept], (0, ids.shape[1] - mask.shape[1]), value=1)
-            cache.batch_select_indices(kept)
+        """Drafts for some prompts, as many at once as fit; what ends makes room for the next."""
+        texts, context = self.tokenizer(prompts)["input_ids"], context_length(self.model)
+        budgets = [min(self.max_new_tokens, context - len(ids)) for ids in texts]
+        if min(budgets) < 1:
+            longest = max(map(len, texts))
+            sys.exit(f"{self.argument} {self.name}: a prompt of {longest} tokens leaves no room for a draft")
+        batch, drafts = DraftBatch(self.model, self.stops), {}
+        waiting = iter(range(len(prompts)))
+        while len(drafts) < len(prompts):
+            joining = {row: texts[row] for row in itertools.islice(waiting, self.max_batch - len(batch.places))}
+            if joining:
+                batch.join(joining, budgets)
+            for row, new in batch.go_on(decoding).items():
+                drafts[row] = self.decode(*cut_draft(new, self.stops))
         return [drafts[row] for row in range(len(prompts))]
 
     def decode(self, ids: list[int], has_ended: bool) -> Draft:
@@ -197,16 +160,3 @@ class Drafter:
         """
         text, tag, _ = self.tokenizer.decode(ids, skip_special_tokens=True).partition(END_TAG)
         return {"prediction": text.strip(), "ended": has_ended or bool(tag), "num_tokens": len(ids)}
-
-    def pad(self, prompts: list[str]) -> BatchEncoding:
-        """
-        The prompts' ids and mask, `(rows, longest prompt)`, padded on the left, on the model's device.
-
-        A prompt is padded with its own first token: a repetition penalty counts what is masked, too, and a padding
-        token that also ends drafts would end the padded ones more rarely.
-        """
-        texts = self.tokenizer(prompts)["input_ids"]
-        width = max(len(ids) for ids in texts)
-        rows = [(ids[:1] or [self.tokenizer.pad_token_id]) * (width - len(ids)) + ids for ids in texts]
-        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in texts]
-        return BatchEncoding({"input_ids": rows, "attention_mask": mask}, tensor_type="pt").to(self.model.device)

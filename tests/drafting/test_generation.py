@@ -7,9 +7,10 @@ import signal
 import pytest
 import torch
 from datasets import load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicLayer
 
 from approach.drafting import generation
+from approach.drafting.batch import ROOM, RoomyLayer
 from approach.drafting.generation import Drafter, cut_draft
 from approach.drafting.partial import PartialDrafts
 
@@ -36,25 +37,63 @@ def test_the_prompt_is_cut_off_by_position(merged, dataset, tmp_path):
     assert whole == rows[0]["problem"], "the original's cut at the tag would have found nothing"
 
 
-def test_drafts_that_have_ended_leave_the_batch_and_the_others_stay_the_same(merged, dataset, tmp_path, monkeypatch):
+def test_what_ends_makes_room_for_the_next_and_every_draft_stays_the_same(merged, dataset, tmp_path, monkeypatch):
     prompts = load_dataset(str(dataset), split="test")["prompt"][:]
-    drafter, greedy = Drafter(str(merged), max_new_tokens=40), {"do_sample": False}
+    drafter, greedy = Drafter(str(merged), max_new_tokens=40, batch_size=3), {"do_sample": False}
     # Random models rarely end: as if the tenth token of the first draft were an end, too.
-    ids = drafter.pad(prompts[:1])
-    drafter.stops.add(
-        int(drafter.model.generate(**ids, **greedy, max_new_tokens=20)[0, ids["input_ids"].shape[1] + 9])
-    )
-    alone = [drafter.draft_batch([prompt], greedy)[0] for prompt in prompts]
-    sizes, forward = [], drafter.model.forward
+    ids = drafter.tokenizer(prompts[0], return_tensors="pt")["input_ids"]
+    drafter.stops.add(int(drafter.model.generate(ids, **greedy, max_new_tokens=20)[0, ids.shape[1] + 9]))
+    alone = [drafter.draft_part([prompt], greedy)[0] for prompt in prompts]
+    assert {draft["ended"] for draft in alone} == {True, False}
+    shapes, forward = [], drafter.model.base_model.forward
 
     def count(input_ids, **arguments):
-        sizes.append(tuple(input_ids.shape))
+        shapes.append(tuple(input_ids.shape))
         return forward(input_ids=input_ids, **arguments)
 
-    monkeypatch.setattr(drafter.model, "forward", count)
-    assert drafter.draft_batch(prompts, greedy) == alone
-    assert sizes[0][0] == len(prompts) > sizes[-1][0] and {draft["ended"] for draft in alone} == {True, False}
-    assert all(tokens == 1 for _, tokens in sizes[1:]), "what was read is not read again"
+    monkeypatch.setattr(drafter.model.base_model, "forward", count)
+    assert drafter.draft_part(prompts, greedy) == alone
+    read = [rows for rows, tokens in shapes if tokens > 1]
+    assert sum(read) == len(prompts) and len(read) > 2, "each prompt is read once, when there is room for it"
+    assert max(rows for rows, _ in shapes) == 3
+
+
+def test_a_roomy_cache_holds_what_a_plain_one_holds():
+    roomy, plain = RoomyLayer(), DynamicLayer()
+    torch.manual_seed(0)
+
+    def add(layers, rows, tokens):
+        states = [torch.randn(rows, 2, tokens, 4) for _ in range(2)]
+        for layer in layers:
+            found = layer.update(*states)
+            assert all(map(torch.equal, found, (layer.keys, layer.values)))
+
+    for tokens in (5, *[1] * (ROOM + 10)):
+        add((roomy, plain), 3, tokens)
+    for layer in (roomy, plain):
+        layer.batch_select_indices(torch.tensor([2, 0]))
+    add((roomy, plain), 2, 1)
+    assert torch.equal(roomy.keys, plain.keys) and torch.equal(roomy.values, plain.values)
+    other = RoomyLayer()
+    add([other], 1, 4)
+    roomy.cut(70)
+    roomy.join(other)
+    left = plain.get_seq_length() - 70
+    assert torch.equal(roomy.keys[:2], plain.keys[:, :, 70:])
+    assert torch.equal(roomy.keys[2:, :, left - 4 :], other.keys) and not roomy.keys[2:, :, : left - 4].any()
+    add([roomy], 3, 1)
+    assert roomy.get_seq_length() == left + 1
+
+
+def test_a_prompt_of_one_token_and_a_context_that_ends(base):
+    drafter = Drafter(str(base), max_new_tokens=10_000, batch_size=2)
+    ids = drafter.tokenizer("We study noise in many small models.")["input_ids"]
+    drafter.model.config.max_position_embeddings = len(ids) + 5
+    drafts = drafter.draft_part(["We study noise in many small models.", "We", "We"], {"do_sample": False})
+    assert [draft["num_tokens"] for draft in drafts if not draft["ended"]][:1] == [5]
+    assert drafts[1] == drafts[2]
+    with pytest.raises(SystemExit, match="a prompt of .* tokens leaves no room for a draft"):
+        drafter.draft_part(["We study noise in many small models. " * 3], {"do_sample": False})
 
 
 def test_an_adapter_folder_drafts_as_its_merged_model(trained, merged, dataset, tmp_path):
@@ -69,7 +108,7 @@ def test_an_adapter_folder_drafts_as_its_merged_model(trained, merged, dataset, 
 
 def test_base_without_padding_token_drafts_too(base, tmp_path):
     drafter = Drafter(str(base), max_new_tokens=4)
-    assert AutoTokenizer.from_pretrained(base).pad_token is None and drafter.tokenizer.pad_token == "</s>"
+    assert drafter.tokenizer.pad_token is None
     assert isinstance(drafter.model, type(AutoModelForCausalLM.from_pretrained(base)))
     assert len(drafter.draft(["We study noise.", "We"], PartialDrafts(tmp_path / "scores"))) == 2
 
@@ -92,7 +131,7 @@ def test_where_memory_ends_the_batch_is_halved_and_nothing_is_made_twice(merged,
     assert sizes == [6, 3, *[1] * 6]
     monkeypatch.setattr(tight.model, "generate", lambda **a: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
     with pytest.raises(SystemExit, match="too small for one draft"):
-        tight.draft_batch(prompts[:1], {"do_sample": False})
+        tight.draft_part(prompts[:1], {"do_sample": False})
 
 
 def differing_rows(drafter, prompts, alone: list[dict], together: list[dict]) -> int:
@@ -126,8 +165,8 @@ def test_a_decoding_is_itself_whatever_the_model_ships_and_whoever_is_in_the_bat
     together = plain.draft(prompts, PartialDrafts(tmp_path / "a"), decoding)
     assert together == shipped.draft(prompts, PartialDrafts(tmp_path / "b"), decoding)
     options = generation.DECODINGS[decoding]
-    assert together == [plain.draft_batch([prompt], options)[0] for prompt in prompts]
-    assert plain.tokenizer.pad_token_id in plain.stops, "or the test proves nothing"
+    assert together == [plain.draft_part([prompt], options)[0] for prompt in prompts]
+    assert plain.tokenizer.eos_token_id in plain.stops, "or the test proves nothing"
 
 
 @pytest.mark.slow
@@ -142,7 +181,7 @@ def test_batched_and_one_by_one_differ_only_at_near_ties(real_data, tmp_path):
     drafter = Drafter(str(real_data / "models" / "abstracts_llama_9m"), max_new_tokens=448)
     prompts = [row["problem"] for row in rows]
     together = drafter.draft(prompts, PartialDrafts(tmp_path / "together"))
-    alone = [drafter.draft_batch([prompt], {"do_sample": False})[0] for prompt in prompts]
+    alone = [drafter.draft_part([prompt], {"do_sample": False})[0] for prompt in prompts]
     differing = differing_rows(drafter, prompts, alone, together)
     print(f"{differing} of {len(rows)} drafts differ between batched and one by one")
     assert differing <= 3

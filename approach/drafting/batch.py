@@ -1,0 +1,168 @@
+"""Drafts that are written together: they leave when they have ended, and the next prompts take their places."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import pad
+from transformers import Cache, DynamicLayer, PreTrainedModel, StoppingCriteria
+
+LEAVING = 8  # once one in so many places of a batch is free, the ended drafts leave and others join
+ROOM = 64  # tokens for which a layer's cache is made larger at a time
+
+
+class RoomyLayer(DynamicLayer):
+    """
+    The keys and values of a layer, `(rows, heads, tokens, width)`, with room for tokens to come.
+
+    transformers' own layer copies all of them at every token.
+    """
+
+    whole: list[torch.Tensor] | None = None  # keys and values with the room behind them
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *inputs, **named_inputs):
+        """Takes the keys and values of new tokens; returns those of all."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, states = self.get_seq_length(), (key_states, value_states)
+        end = start + key_states.shape[-2]
+        if self.whole is None or self.whole[0].shape[-2] < end:
+            self.make_room(start, end + ROOM, states)
+        for whole, new in zip(self.whole, states, strict=True):
+            whole[:, :, start:end] = new
+        self.keys, self.values = (whole[:, :, :end] for whole in self.whole)
+        return self.keys, self.values
+
+    def make_room(self, start: int, size: int, states: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Moves what there is, the first `start` tokens, to tensors of `size` tokens."""
+        old, self.whole = (self.keys, self.values), []
+        for seen, new in zip(old, states, strict=True):
+            whole = new.new_empty(*new.shape[:2], size, new.shape[3])
+            if start:
+                whole[:, :, :start] = seen
+            self.whole.append(whole)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps these rows alone."""
+        super().batch_select_indices(indices)
+        self.whole = None
+
+    def cut(self, first: int) -> None:
+        """Forgets the tokens before `first`."""
+        self.keys, self.values, self.whole = self.keys[:, :, first:], self.values[:, :, first:], None
+
+    def join(self, other: "RoomyLayer") -> None:
+        """Adds another layer's rows below its own, both as wide as the wider one, with nothing on the left."""
+        width = max(self.get_seq_length(), other.get_seq_length())
+        self.keys, self.values = (
+            torch.cat([pad(part, (0, 0, width - part.shape[-2], 0)) for part in parts])
+            for parts in ((self.keys, other.keys), (self.values, other.values))
+        )
+        self.whole = None
+
+
+class EnoughFree(StoppingCriteria):
+    """Interrupts a batch once one in `LEAVING` of its drafts has ended, so that the ended ones can leave it."""
+
+    def __init__(self, num_drafts: int, stops: set[int], device: torch.device):
+        self.ended = torch.zeros(num_drafts, dtype=torch.bool, device=device)
+        self.stops = torch.tensor(sorted(stops), device=device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        self.ended |= torch.isin(input_ids[:, -1], self.stops)
+        return torch.full_like(self.ended, self.ended.sum() * LEAVING >= len(self.ended))
+
+
+@dataclass
+class Place:
+    """A draft in the batch: the number of its prompt, the prompt's tokens, and how many its draft may have."""
+
+    number: int
+    prompt: int
+    budget: int
+
+
+class DraftBatch:
+    """
+    What stands of the drafts that are written together, and what the model has cached of them.
+
+    Rows are aligned on the right. On the left a row is filled with its own first token, masked: a repetition penalty
+    counts what is masked, too, and a padding token that also ends drafts would end the padded ones more rarely.
+    """
+
+    def __init__(self, model: PreTrainedModel, stops: set[int]):
+        self.model, self.stops = model, stops
+        self.places: list[Place] = []
+        self.ids = self.mask = torch.empty(0, 0, dtype=torch.long, device=model.device)
+        self.cache: Cache | None = None
+
+    def join(self, prompts: Mapping[int, list[int]], budgets: Mapping[int, int]) -> None:
+        """Reads prompts, all but their last tokens, and adds them, each with the budget of its draft in tokens."""
+        width = max(2, *map(len, prompts.values()))  # two, so that there is something to read
+        ids = [ids[:1] * (width - len(ids)) + ids for ids in prompts.values()]
+        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts.values()]
+        ids, mask = (torch.tensor(rows, device=self.model.device) for rows in (ids, mask))
+        cache = Cache(layer_class_to_replicate=RoomyLayer)
+        self.model.base_model(
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, :-1],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        self.places += [Place(number, len(prompts[number]), budgets[number]) for number in prompts]
+        if self.cache is None:
+            self.ids, self.mask, self.cache = ids, mask, cache
+            return
+        width = max(width, self.ids.shape[1])
+        self.ids = torch.cat([widen(part, width) for part in (self.ids, ids)])
+        self.mask = torch.cat([pad(part, (width - part.shape[1], 0)) for part in (self.mask, mask)])
+        for layer, other in zip(self.cache.layers, cache.layers, strict=True):
+            layer.join(other)
+
+    def go_on(self, decoding: dict) -> dict[int, list[int]]:
+        """Writes until enough drafts have ended; those leave: their new tokens, by their prompts' numbers."""
+        budget = min(place.budget - self.count_new(row) for row, place in enumerate(self.places))
+        output = self.model.generate(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            past_key_values=self.cache,
+            **decoding,
+            max_new_tokens=budget,
+            eos_token_id=sorted(self.stops) or None,
+            pad_token_id=min(self.stops, default=0),
+            stopping_criteria=[EnoughFree(len(self.places), self.stops, self.ids.device)],
+        )
+        self.mask = pad(self.mask, (0, output.shape[1] - self.ids.shape[1]), value=1)
+        self.ids = output
+        left, staying = {}, []
+        for row, place in enumerate(self.places):
+            new = self.ids[row, self.ids.shape[1] - self.count_new(row) :].tolist()
+            if len(new) == place.budget or not self.stops.isdisjoint(new):
+                left[place.number] = new
+            else:
+                staying.append(row)
+        self.keep(staying)
+        return left
+
+    def count_new(self, row: int) -> int:
+        """How many tokens of a row's draft there are."""
+        return int(self.mask[row].sum()) - self.places[row].prompt
+
+    def keep(self, rows: list[int]) -> None:
+        """Lets all other rows leave, and the columns in which none of these has a token."""
+        self.places = [self.places[row] for row in rows]
+        if not rows:
+            self.cache = None
+            return
+        kept = torch.tensor(rows, device=self.ids.device)
+        first = int(self.mask[kept].argmax(dim=1).min())
+        self.ids, self.mask = self.ids[kept, first:], self.mask[kept, first:]
+        self.cache.batch_select_indices(kept)
+        for layer in self.cache.layers:
+            layer.cut(first)
+
+
+def widen(ids: torch.Tensor, width: int) -> torch.Tensor:
+    """`ids` filled to `width` columns with each row's own first token on the left."""
+    return torch.cat([ids[:, :1].expand(-1, width - ids.shape[1]), ids], dim=1)
