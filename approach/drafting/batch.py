@@ -1,11 +1,13 @@
 """Drafts that are written together: they leave when they have ended, and the next prompts take their places."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import pad
 from transformers import Cache, DynamicLayer, PreTrainedModel, StoppingCriteria
+
+from approach.drafting.sampling import RowSampler, make_generator
 
 LEAVING = 8  # once one in so many places of a batch is free, the ended drafts leave and others join
 ROOM = 64  # tokens for which a layer's cache is made larger at a time
@@ -75,11 +77,12 @@ class EnoughFree(StoppingCriteria):
 
 @dataclass
 class Place:
-    """A draft in the batch: the number of its prompt, the prompt's tokens, and how many its draft may have."""
+    """A draft in the batch: its prompt's number and tokens, how many the draft may have, and its random numbers."""
 
     number: int
     prompt: int
     budget: int
+    random: torch.Generator
 
 
 class DraftBatch:
@@ -96,8 +99,8 @@ class DraftBatch:
         self.ids = self.mask = torch.empty(0, 0, dtype=torch.long, device=model.device)
         self.cache: Cache | None = None
 
-    def join(self, prompts: Mapping[int, list[int]], budgets: Mapping[int, int]) -> None:
-        """Reads prompts, all but their last tokens, and adds them, each with the budget of its draft in tokens."""
+    def join(self, prompts: Mapping[int, list[int]], budgets: Sequence[int], seeds: Sequence[int]) -> None:
+        """Reads prompts, all but their last tokens, and adds them, each with its draft's budget of tokens and seed."""
         width = max(2, *map(len, prompts.values()))  # two, so that there is something to read
         ids = [ids[:1] * (width - len(ids)) + ids for ids in prompts.values()]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts.values()]
@@ -110,7 +113,9 @@ class DraftBatch:
             past_key_values=cache,
             use_cache=True,
         )
-        self.places += [Place(number, len(prompts[number]), budgets[number]) for number in prompts]
+        for number, prompt in prompts.items():
+            random = make_generator(seeds[number], self.model.device)
+            self.places.append(Place(number, len(prompt), budgets[number], random))
         if self.cache is None:
             self.ids, self.mask, self.cache = ids, mask, cache
             return
@@ -123,11 +128,17 @@ class DraftBatch:
     def go_on(self, decoding: dict) -> dict[int, list[int]]:
         """Writes until enough drafts have ended; those leave: their new tokens, by their prompts' numbers."""
         budget = min(place.budget - self.count_new(row) for row, place in enumerate(self.places))
+        processors = []
+        if decoding["do_sample"]:
+            generators = [place.random for place in self.places]
+            processors = [RowSampler(decoding["temperature"], decoding["top_p"], generators)]
         output = self.model.generate(
             input_ids=self.ids,
             attention_mask=self.mask,
             past_key_values=self.cache,
-            **decoding,
+            do_sample=False,  # RowSampler leaves one token to choose
+            repetition_penalty=decoding.get("repetition_penalty"),  # which comes before it
+            logits_processor=processors,
             max_new_tokens=budget,
             eos_token_id=sorted(self.stops) or None,
             pad_token_id=min(self.stops, default=0),

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import sys
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import version
 from typing import TypedDict
@@ -11,7 +12,7 @@ from typing import TypedDict
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
-from transformers import GenerationConfig, set_seed
+from transformers import GenerationConfig
 
 from approach.drafting.batch import DraftBatch
 from approach.drafting.partial import PartialDrafts
@@ -21,15 +22,15 @@ from approach.prompt import END_TAG, MAX_NEW_TOKENS, REPETITION_PENALTY
 DECODINGS = {
     "greedy": {"do_sample": False},
     "greedy, penalty 1.15": {"do_sample": False, "repetition_penalty": REPETITION_PENALTY},
-    "sampled": {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0},  # the report's
+    "sampled": {"do_sample": True, "temperature": 0.7, "top_p": 0.9},  # the report's
     "sampled, penalty 1.15": {
         "do_sample": True,
         "temperature": 0.7,
         "top_p": 0.9,
-        "top_k": 0,
         "repetition_penalty": REPETITION_PENALTY,
     },
 }
+ROWS = 2**32  # seeds of one run of drafts
 SHARE = 4  # batches' worth of problems, at most, that are drafted and kept on disk together
 
 
@@ -99,8 +100,8 @@ class Drafter:
         """
         Drafts for all prompts in their order, by one of `DECODINGS`; a sampled one is drawn with a seed.
 
-        Problems are shared out in parts, each with a seed of its own, so that a part is the same whichever process
-        drafts it, in this run or in one that goes on after a kill. Every part has short prompts and long ones.
+        Problems are shared out in parts, each of short prompts and long ones. Every draft has a seed of its own, so
+        that it is the same whichever process writes it, in this run or in one that goes on after a kill.
         """
         state = PartialState()
         decoding = DECODINGS[decoding_name]
@@ -108,22 +109,28 @@ class Drafter:
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         num_parts = -(-len(order) // (SHARE * self.batch_size))
         parts = [order[i::num_parts] for i in range(num_parts)]
-        own_parts = list(enumerate(parts))[state.process_index :: state.num_processes]
+        own_parts = parts[state.process_index :: state.num_processes]
         done = partial.read(key)
-        for number, rows in tqdm(own_parts, desc="Drafting", disable=not state.is_main_process):
+        for rows in tqdm(own_parts, desc="Drafting", disable=not state.is_main_process):
             if not all(row in done for row in rows):
-                set_seed(1000 * (seed or 0) + number)
-                partial.append(key, rows, self.draft_part([prompts[row] for row in rows], decoding))
+                seeds = [ROWS * (seed or 0) + row for row in rows]
+                partial.append(key, rows, self.draft_part([prompts[row] for row in rows], decoding, seeds))
         state.wait_for_everyone()
         done = partial.read(key)
         return [done[row] for row in range(len(prompts))]
 
-    def draft_part(self, prompts: list[str], decoding: dict) -> list[Draft]:
-        """Drafts for some prompts, fewer at once where the device's memory is too small for a whole batch."""
+    def draft_part(self, prompts: list[str], decoding: dict, seeds: Sequence[int] | None = None) -> list[Draft]:
+        """
+        Drafts for some prompts, fewer at once where the device's memory is too small for a whole batch.
+
+        `decoding` has `do_sample`, then `temperature` and `top_p`, and `repetition_penalty` or none; `seeds` are the
+        drafts' own, else their numbers.
+        """
+        seeds = range(len(prompts)) if seeds is None else seeds
         while True:
             try:
                 with torch.inference_mode():
-                    return self.draft_together(prompts, decoding)
+                    return self.draft_together(prompts, decoding, seeds)
             except torch.OutOfMemoryError:
                 if self.max_batch == 1:
                     sys.exit(
@@ -134,7 +141,7 @@ class Drafter:
             self.max_batch = min(self.max_batch, len(prompts)) // 2
             torch.cuda.empty_cache()
 
-    def draft_together(self, prompts: list[str], decoding: dict) -> list[Draft]:
+    def draft_together(self, prompts: list[str], decoding: dict, seeds: Sequence[int]) -> list[Draft]:
         """Drafts for some prompts, as many at once as fit; what ends makes room for the next."""
         texts, context = self.tokenizer(prompts)["input_ids"], context_length(self.model)
         budgets = [min(self.max_new_tokens, context - len(ids)) for ids in texts]
@@ -146,7 +153,7 @@ class Drafter:
         while len(drafts) < len(prompts):
             joining = {row: texts[row] for row in itertools.islice(waiting, self.max_batch - len(batch.places))}
             if joining:
-                batch.join(joining, budgets)
+                batch.join(joining, budgets, seeds)
             for row, new in batch.go_on(decoding).items():
                 drafts[row] = self.decode(*cut_draft(new, self.stops))
         return [drafts[row] for row in range(len(prompts))]

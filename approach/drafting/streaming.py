@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 import torch
 from transformers import (
     BatchEncoding,
-    LogitsProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
 )
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
+from approach.drafting.sampling import RowSampler, make_generator
 from approach.models import context_length, default_device, fastest_dtype, find_stops, load_model, require_trained
 from approach.prompt import REPETITION_PENALTY, encode_problem
 
@@ -104,26 +102,6 @@ def load_drafting_model(name: str, argument: str, tuned: bool = True, base: str 
     return DraftingModel(model, tokenizer, tuned)
 
 
-class RowSampler(LogitsProcessor):
-    """
-    Draws each row's next token with a generator of the row's own, and leaves that token alone to choose from.
-
-    So a seed gives the same draft whoever else is served: `generate()` itself draws all rows from one generator,
-    which all threads share.
-    """
-
-    def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device):
-        self.warpers = [TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)]
-        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        for warper in self.warpers:
-            scores = warper(input_ids, scores)
-        rows = scores.softmax(dim=-1).split(1)
-        drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(rows, self.generators, strict=True)]
-        return torch.full_like(scores, -torch.inf).scatter(1, torch.cat(drawn), 0)
-
-
 class TokenStreamer(BaseStreamer):
     """Puts each step's tokens, one a row, into a queue under the number of the job; None when all is written."""
 
@@ -149,13 +127,16 @@ def generate(
 ) -> list[list[int]]:
     """Writes one draft a seed, until all have ended or `is_stopped`; the new token ids of each, padded at the end."""
     model, prompt = drafter.model, drafter.encode(problem).to(drafter.model.device)
-    stops = sorted(drafter.stops())
+    stops, processors = sorted(drafter.stops()), []
+    if sampling.temperature:
+        generators = [make_generator(seed, model.device) for seed in seeds]
+        processors = [RowSampler(sampling.temperature, sampling.top_p, generators)]
     output = model.generate(
         input_ids=prompt["input_ids"].repeat(len(seeds), 1),
         attention_mask=prompt["attention_mask"].repeat(len(seeds), 1),
         do_sample=False,  # RowSampler leaves one token to choose
         repetition_penalty=sampling.repetition_penalty,  # which comes before RowSampler
-        logits_processor=[RowSampler(sampling, seeds, model.device)] if sampling.temperature else [],
+        logits_processor=processors,
         max_new_tokens=min(sampling.max_new_tokens, drafter.count_free_tokens(problem)),
         eos_token_id=stops or None,
         pad_token_id=stops[0] if stops else None,

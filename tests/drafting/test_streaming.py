@@ -70,15 +70,6 @@ def test_the_end_tag_ends_a_draft(tuned):
         hook.remove()
 
 
-def test_a_seed_draws_what_generate_itself_draws_with_it(tuned):
-    prompt = encode_problem(tuned.tokenizer, PROBLEM)
-    torch.manual_seed(42)
-    output = tuned.model.generate(**prompt, do_sample=True, temperature=0.7, top_p=0.9, top_k=0, max_new_tokens=24)
-    expected = output[0, prompt["input_ids"].shape[1] :].tolist()
-    draft = write_draft(tuned, PROBLEM, 42, sampled())
-    assert draft.ids == expected[: len(draft.ids)] and len(expected) == len(draft.ids) + draft.ended
-
-
 def test_the_page_and_the_terminal_draw_the_same_draft(tuned):
     [*_, [drawn]] = stream_drafts([tuned], PROBLEM, sampled(), threading.Event())
     expected = write_draft(tuned, PROBLEM, 42, sampled())

@@ -1,0 +1,41 @@
+"""Drawing tokens: each draft with random numbers of its own."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import LogitsProcessor
+
+SORTED = 1024  # tokens that are sorted at first: nearly always more than top-p keeps
+
+
+class RowSampler(LogitsProcessor):
+    """
+    Draws each row's next token by temperature and top-p, with a generator of the row's own; all others get -inf.
+
+    So a seed gives the same draft whoever else is in the batch: `generate()` itself draws all rows from one generator.
+    It would also sort the whole vocabulary for every token, and draw a random number for every word of it.
+    """
+
+    def __init__(self, temperature: float, top_p: float, generators: Sequence[torch.Generator]):
+        self.temperature, self.top_p, self.generators = temperature, top_p, generators
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`scores` are of shape (rows, vocabulary)."""
+        scores = scores / self.temperature
+        likeliest = scores.topk(min(SORTED, scores.shape[-1]))
+        p = (likeliest.values - scores.logsumexp(-1, keepdim=True)).exp()
+        if (p.sum(-1) < self.top_p).any():
+            likeliest = scores.sort(descending=True)
+            p = likeliest.values.softmax(-1)
+        p = p.where(p.cumsum(-1) - p < self.top_p, 0)  # a token stays where the likelier ones do not reach top_p
+        sums = p.cumsum(-1)
+        drawn = torch.cat([torch.rand(1, generator=own, device=p.device) for own in self.generators])
+        places = torch.searchsorted(sums, drawn[:, None] * sums[:, -1:], right=True)
+        last = (p > 0).sum(-1, keepdim=True) - 1
+        tokens = likeliest.indices.gather(1, places.minimum(last))
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0)
+
+
+def make_generator(seed: int, device: torch.device) -> torch.Generator:
+    """A source of random numbers for one draft."""
+    return torch.Generator(device).manual_seed(seed)
