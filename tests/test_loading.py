@@ -30,10 +30,8 @@ DAMAGES = {
     "header too long": lambda folder: change(folder / "model.safetensors", lambda data: b"\xff" * 8 + data[8:]),
     "no bytes": lambda folder: change(folder / "model.safetensors", lambda data: b""),
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
-    "a weight is missing": lambda folder: change_weights(folder, lambda name, weight: None),
-    "a weight of another shape": lambda folder: change_weights(
-        folder, lambda name, weight: weight[:, :3].contiguous()
-    ),
+    "a weight is missing": lambda folder: change_weights(folder, lambda weight: None),
+    "a weight of another shape": lambda folder: change_weights(folder, lambda weight: weight[:, :3].contiguous()),
     "configuration is no JSON": lambda folder: change(folder / "config.json", lambda data: b"{"),
     "configuration is a list": lambda folder: change(folder / "config.json", lambda data: b"[]"),
     "configuration of another type": lambda folder: change_config(folder, hidden_size="x"),
@@ -57,8 +55,8 @@ def change_config(folder, **values) -> None:
 
 def change_weights(folder, edit) -> None:
     weights, name = load_file(folder / "model.safetensors"), "model.layers.1.mlp.down_proj.weight"
-    changed = {name: edit(weights.pop(name))}
-    weights |= {name: weight for name, weight in changed.items() if weight is not None}
+    if (changed := edit(weights.pop(name))) is not None:
+        weights[name] = changed
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from trl import ModelConfig, SFTConfig
 
 from approach.files import first_line, public_name, write_json
-from approach.training.publishing import Publisher
+from approach.training.publishing import PROGRESS, Publisher
 
 # What a resumed run may have otherwise, for the weights come out the same: all else is compared.
 HARMLESS = {
@@ -35,6 +35,7 @@ HARMLESS = {
     "prediction_loss_only",
     "batch_eval_metrics",
     "per_device_eval_batch_size",
+    "eval_on_start",
     "model_name_or_path",  # the base, by its public name
     "trust_remote_code",
 }
@@ -114,7 +115,7 @@ def find_checkpoint(output_dir: Path, wanted: str | None, identity: dict) -> tup
     takes_last = str(wanted).lower() == "true"
     for checkpoint in list_checkpoints(output_dir) if takes_last else [Path(wanted)]:
         try:
-            progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
+            progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
             theirs, progress = progress.pop("identity"), Progress(**progress)
             require_whole(checkpoint)
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -165,6 +166,6 @@ class CheckpointKeeper(TrainerCallback):
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         progress = {name: value for name, value in asdict(self.progress).items() if value is not None}
-        write_json(checkpoint / "progress.json", {"identity": self.identity, **progress})
+        write_json(checkpoint / PROGRESS, {"identity": self.identity, **progress})
         if self.publisher:
             self.publisher.publish_checkpoint(checkpoint, state.global_step)

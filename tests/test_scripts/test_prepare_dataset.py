@@ -302,7 +302,7 @@ def test_the_current_folder_is_named_by_its_own_name(abstracts, tmp_path, monkey
 
 def test_a_place_that_cannot_be_written_ends_in_one_line(abstracts):
     result = run_script("prepare_dataset.py", "--dataset_name", abstracts, "--output_dir", abstracts / "pairs")
-    assert_one_clear_line(result, 1, f"--output_dir {abstracts / 'pairs'}", "nothing written")
+    assert_one_clear_line(result, 2, f"--output_dir {abstracts / 'pairs'} cannot be written: ")
 
 
 def test_a_file_is_no_folder_to_write(abstracts):

@@ -21,6 +21,10 @@ from approach.training.tracking import start_wandb
 
 # A learning rate that soon does harm, and does not fall: the best checkpoint is not the last.
 HARMFUL = ("--learning_rate", "0.3", "--lr_scheduler_type", "constant")
+WATCHED = (
+    *("--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "2", "--eval_on_start", "true", *HARMFUL),
+    *("--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true"),
+)
 
 
 def read_wandb(file) -> list[tuple[str, dict]]:
@@ -100,10 +104,7 @@ def test_online_a_resumed_run_is_the_same_wandb_run(monkeypatch, tmp_path):
 def watched(base, dataset, tmp_path_factory):
     """A run of six steps with dropout, evaluated at 0, 2, 4 and 6, of which the best checkpoint is kept."""
     folder = tmp_path_factory.mktemp("watched") / "adapter"
-    steps = ["--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "2", "--eval_on_start", "true"]
-    saves = ["--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true"]
-    arguments = training_arguments(base, dataset, folder, *steps, *saves, *HARMFUL)
-    train_sft.main(*arguments)
+    train_sft.main(*training_arguments(base, dataset, folder, *WATCHED))
     return folder
 
 
@@ -136,10 +137,11 @@ def test_a_resumed_run_goes_on_counting(watched, base, dataset, tmp_path):
     (folder / "checkpoint-2").mkdir(parents=True)
     shutil.copytree(watched / "checkpoint-2", folder / "checkpoint-2", dirs_exist_ok=True)
     shutil.copy(watched / "samples.jsonl", folder)
-    steps = ["--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "2", *HARMFUL]
-    saves = ["--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true"]
-    train_sft.main(*training_arguments(base, dataset, folder, *steps, *saves, "--resume_from_checkpoint", "true"))
+    train_sft.main(*training_arguments(base, dataset, folder, *WATCHED, "--resume_from_checkpoint", "true"))
     assert (folder / "samples.jsonl").read_bytes() == (watched / "samples.jsonl").read_bytes()
+    for path in (watched, folder):
+        losses = json.loads((path / "run.json").read_bytes())["losses"]
+        assert [loss["step"] for loss in losses if "eval_loss" in loss] == [0, 2, 4, 6], "the second start is none"
     whole, parts = (json.loads((path / "checkpoint-6/progress.json").read_bytes()) for path in (watched, folder))
     assert (whole["tokens"], whole["positions"]) == (parts["tokens"], parts["positions"])
     assert parts["seconds"] > json.loads((watched / "checkpoint-2/progress.json").read_bytes())["seconds"]
