@@ -1,6 +1,7 @@
 """Checkpoints: which run they are of, which one to go on from, and what makes them complete."""
 
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -94,7 +95,7 @@ def describe_identity(
 
 def without_folder(value: object) -> object:
     """An argument's value; of a file, a template say, the name alone, because checkpoints may be published."""
-    return public_name(value) if isinstance(value, str) and Path(value).exists() else value
+    return public_name(value) if isinstance(value, str) and os.path.exists(value) else value
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
