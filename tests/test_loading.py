@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 from conftest import make_base, training_arguments
@@ -106,8 +107,7 @@ def test_a_damaged_adapter_ends_in_one_line(trained, base, tmp_path):
         places = {"adapter_path": str(folder), "output_dir": str(tmp_path / "model")}
         assert_one_line(lambda places=places: merge(MergeArguments(**places)), str(folder))
         if name != "run.json" and b"LORA" not in content:
-            action = lambda folder=folder: load_model(str(folder), "--model", base=str(base))  # noqa: E731
-            assert_one_line(action, str(folder))
+            assert_one_line(partial(load_model, str(folder), "--model", base=str(base)), str(folder))
     assert not (tmp_path / "model").exists()
 
 
