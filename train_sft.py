@@ -244,6 +244,8 @@ def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SF
     parser.add_argument("--help_all", action="help", help="Show all arguments.")
     try:
         script_args, training_args, model_args, run_args = parser.parse_args_and_config(argv)
+        if run_args.push_only:
+            raise ValueError(f"--push_only {run_args.push_only} belongs on the command line, not into a recipe")
         check_training(training_args, model_args, run_args.public, run_args.early_stopping_patience)
     except (ValueError, OSError) as error:
         message = str(error)

@@ -7,6 +7,7 @@ from datasets import Dataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from approach.files import first_line
+from approach.loading import explain_failure
 
 # What datasets and pyarrow say of a file without rows.
 NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")
@@ -26,7 +27,9 @@ def load_split(
         rows = load_dataset(name, config, split=split, revision=revision)
     except Exception as error:  # of damaged files there are many
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        sys.exit(f"--dataset_name {name}: {describe(cause, split)}")
+        has_no_row = any(words in str(cause) for words in NO_ROWS)
+        reason = f"its split {split} has no row" if has_no_row else explain_failure(cause)
+        sys.exit(f"--dataset_name {name}: {reason}")
     if missing := sorted(set(columns) - set(rows.column_names)):
         sys.exit(f"--dataset_name {name}: no column {', '.join(missing)}; build it with prepare_dataset.py")
     if not len(rows):
@@ -47,11 +50,3 @@ def with_texts(rows: Dataset, column: str, place: str) -> Dataset:
     if values.null_count:
         sys.exit(f"{place} row {values.is_null().to_pylist().index(True)} has no {column}")
     return rows
-
-
-def describe(error: BaseException, split: str) -> str:
-    """What a loading error means, in one line."""
-    line = first_line(error)
-    if any(words in str(error) for words in NO_ROWS):
-        return f"its split {split} has no row"
-    return line if isinstance(error, OSError | ValueError) else f"it cannot be read: {type(error).__name__}: {line}"

@@ -23,11 +23,11 @@ def told(argument: str, name: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        sys.exit(f"{argument} {name}: {describe(error)}{hint}")
+        sys.exit(f"{argument} {name}: {explain_failure(error)}{hint}")
 
 
-def describe(error: Exception) -> str:
-    """One line on an error of loading."""
+def explain_failure(error: BaseException) -> str:
+    """What an error of loading means, in one line."""
     line = first_line(error)
     if "size mismatch" in str(error) or "ignore_mismatched_sizes" in str(error):
         return "its weights have other sizes than its configuration says"

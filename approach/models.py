@@ -11,7 +11,7 @@ from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from approach.files import first_line, read_run
-from approach.loading import describe, load_tokenizer, told
+from approach.loading import explain_failure, load_tokenizer, told
 from approach.prompt import END_TAG
 
 
@@ -87,7 +87,7 @@ def merge_into_base(
     except (ValueError, RuntimeError, IndexError) as error:
         sys.exit(f"{misfit}: {first_line(error) if 'size mismatch' not in str(error) else 'their sizes differ'}")
     except Exception as error:  # damaged weights
-        sys.exit(f"{argument} {name}: {describe(error)}")
+        sys.exit(f"{argument} {name}: {explain_failure(error)}")
 
 
 def require_trained(tokenizer: PreTrainedTokenizerBase, name: str, argument: str) -> None:

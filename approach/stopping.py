@@ -79,7 +79,7 @@ def comes_of_interrupt(error: BaseException | None) -> bool:
     return error is not None
 
 
-def raise_again(unraisable) -> None:
+def raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
     """Where Python could only print a KeyboardInterrupt, in a destructor, sends it again; prints all else as ever."""
     if unraisable.exc_type is KeyboardInterrupt:
         # From another thread and a moment later, or it would be lost here once more.

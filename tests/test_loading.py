@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 from conftest import make_base, training_arguments
@@ -30,10 +31,8 @@ DAMAGES = {
     "header too long": lambda folder: change(folder / "model.safetensors", lambda data: b"\xff" * 8 + data[8:]),
     "no bytes": lambda folder: change(folder / "model.safetensors", lambda data: b""),
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
-    "a weight is missing": lambda folder: change_weights(folder, lambda name, weight: None),
-    "a weight of another shape": lambda folder: change_weights(
-        folder, lambda name, weight: weight[:, :3].contiguous()
-    ),
+    "a weight is missing": lambda folder: change_weights(folder, lambda weight: None),
+    "a weight of another shape": lambda folder: change_weights(folder, lambda weight: weight[:, :3].contiguous()),
     "configuration is no JSON": lambda folder: change(folder / "config.json", lambda data: b"{"),
     "configuration is a list": lambda folder: change(folder / "config.json", lambda data: b"[]"),
     "configuration of another type": lambda folder: change_config(folder, hidden_size="x"),
@@ -57,8 +56,8 @@ def change_config(folder, **values) -> None:
 
 def change_weights(folder, edit) -> None:
     weights, name = load_file(folder / "model.safetensors"), "model.layers.1.mlp.down_proj.weight"
-    changed = {name: edit(weights.pop(name))}
-    weights |= {name: weight for name, weight in changed.items() if weight is not None}
+    if (changed := edit(weights.pop(name))) is not None:
+        weights[name] = changed
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -108,8 +107,7 @@ def test_a_damaged_adapter_ends_in_one_line(trained, base, tmp_path):
         places = {"adapter_path": str(folder), "output_dir": str(tmp_path / "model")}
         assert_one_line(lambda places=places: merge(MergeArguments(**places)), str(folder))
         if name != "run.json" and b"LORA" not in content:
-            action = lambda folder=folder: load_model(str(folder), "--model", base=str(base))  # noqa: E731
-            assert_one_line(action, str(folder))
+            assert_one_line(partial(load_model, str(folder), "--model", base=str(base)), str(folder))
     assert not (tmp_path / "model").exists()
 
 

@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import os
 import re
 import subprocess
 import sys
@@ -111,23 +110,6 @@ def test_help_names_every_argument_and_waits_for_no_library(script):
     names = [field.name for kind in classes for field in fields(kind) if kind.__module__ == module.__name__]
     for name in names or ["run", "output", "overwrite"]:
         assert re.search(rf"(?m)(--|^  ){name}\b", result.stdout), name
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to a child alone")
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in ("app.py", "draft_approach.py")])
-def test_ctrl_c_ends_in_one_line(script, tmp_path):
-    """Pressed while the script's own code runs: here as soon as it parses its arguments."""
-    (tmp_path / "press.py").write_text(
-        f"import os, runpy, signal, sys\nimport transformers, trl\n"
-        "press = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\n"
-        "transformers.HfArgumentParser.__init__ = trl.TrlParser.__init__ = press\n"
-        f"sys.argv = ['{script}']\nrunpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n",
-        encoding="utf-8",
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, tmp_path / "press.py"], env=environment, capture_output=True, text=True)
-    assert result.returncode == 130 and "Traceback" not in result.stderr
-    assert result.stderr.strip().splitlines()[-1].startswith("Stopped")
 
 
 def test_no_remote_code_and_no_pickles():

@@ -13,6 +13,14 @@ from conftest import ROOT, run_script
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 # What a library does whose module catches a KeyboardInterrupt while it is imported.
 SWALLOWS = "try:\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(1)\nexcept BaseException:\n    "
+# What `main` first asks of a library: its parser.
+PARSER = "def press(*arguments, **named):\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(1)\n"
+PARSER += "HfArgumentParser = TrlParser = ModelConfig = ScriptArguments = SFTConfig = press\n"
+MOMENTS = {
+    "first import": (["dataclasses"], SWALLOWS + "raise ImportError('half imported')\n"),
+    "heavy import": (["transformers", "trl"], SWALLOWS + "raise ImportError('half imported')\n"),
+    "parser": (["transformers", "trl"], PARSER),
+}
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to a child alone")
 
 
@@ -21,14 +29,13 @@ def assert_stopped(result) -> None:
     assert result.stderr.count("Stopped") == 1 and result.stderr.splitlines()[-1].startswith("Stopped")
 
 
-@pytest.mark.parametrize("moment", ["dataclasses", "transformers"])
+@pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_ctrl_c_while_a_script_imports_ends_in_one_line(script, moment, tmp_path):
-    """In the first module that a script needs, and in the first heavy one."""
-    pressed = "import os, signal, time\n" + SWALLOWS + "raise ImportError('half imported')\n"
-    if moment == "transformers":
-        (tmp_path / "trl.py").write_text(pressed, encoding="utf-8")
-    (tmp_path / f"{moment}.py").write_text(pressed, encoding="utf-8")
+def test_ctrl_c_while_a_script_begins_ends_in_one_line(script, moment, tmp_path):
+    """Modules of ours, in which Ctrl-C is pressed, stand for those that the script imports."""
+    modules, pressed = MOMENTS[moment]
+    for module in modules:
+        (tmp_path / f"{module}.py").write_text(f"import os, signal, time\n{pressed}", encoding="utf-8")
     assert_stopped(run_script(ROOT / script, PYTHONPATH=str(tmp_path)))
 
 
@@ -88,11 +95,11 @@ def press_after(seconds: float, *command: str) -> tuple[subprocess.CompletedProc
     return subprocess.CompletedProcess(command, process.returncode, output, errors), time.monotonic() - pressed
 
 
-def prepare_in_two_processes(abstracts, tmp_path) -> list[str]:
-    """A command of some seconds, most of them in two processes."""
+def prepare_in_two_processes(abstracts, tmp_path, num_rows: int) -> list[str]:
+    """A command that does most of its work in two processes."""
     row = abstracts.read_text(encoding="utf-8").splitlines()[0]
     many = tmp_path / "many.jsonl"
-    many.write_text(f"{row}\n" * 40_000, encoding="utf-8")
+    many.write_text(f"{row}\n" * num_rows, encoding="utf-8")
     places = ["--dataset_name", str(many), "--output_dir", str(tmp_path / "pairs"), "--num_proc", "2"]
     return [sys.executable, "prepare_dataset.py", *places, "--sentence_rule", "punctuation"]
 
@@ -106,7 +113,7 @@ def measure(*command: str) -> float:
 
 @pytest.mark.slow
 def test_ctrl_c_in_prepare_with_two_processes_at_28_moments(abstracts, tmp_path):
-    command, rng = [*prepare_in_two_processes(abstracts, tmp_path), "--overwrite"], random.Random(0)
+    command, rng = [*prepare_in_two_processes(abstracts, tmp_path, 40_000), "--overwrite"], random.Random(0)
     begin = 2 * measure(sys.executable, "-c", "import dataclasses")  # Python's own start is Python's
     measure(*command)
     seconds = measure(*command)
@@ -145,7 +152,7 @@ def test_ctrl_c_at_15_moments_of_the_imports(script, tmp_path):
 
 
 def test_ctrl_c_while_two_processes_work_stops_both(abstracts, tmp_path):
-    command = prepare_in_two_processes(abstracts, tmp_path)
+    command = prepare_in_two_processes(abstracts, tmp_path, 10_000)
     environment = {**os.environ, "HF_DATASETS_DISABLE_PROGRESS_BARS": "0"}
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)

@@ -112,7 +112,7 @@ def as_text(value: object, place: str, name: str, as_list: bool) -> str | list[s
 def as_written(value: object, place: str, name: str) -> str | None:
     """An id or a year as text; raises ValueError where it is a list or an object."""
     if isinstance(value, list | dict | bytes):
-        raise ValueError(f"{place}: {name} is {describe(value)}, where a text or a number was expected")
+        raise ValueError(f"{place}: {name} is {name_kind(value)}, where a text or a number was expected")
     return None if value is None or value == "" else mend(str(value))
 
 
@@ -121,7 +121,7 @@ def mend(text: str) -> str:
     return text if text.isascii() else SURROGATE.sub("\ufffd", text)
 
 
-def describe(value: object) -> str:
+def name_kind(value: object) -> str:
     """The kind of a JSON value in words."""
     return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else "no text"
 

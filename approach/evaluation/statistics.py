@@ -9,7 +9,7 @@ import evaluate
 import numpy as np
 
 from approach.files import first_line
-from approach.loading import describe
+from approach.loading import explain_failure
 from approach.neighbours import Neighbours
 
 METRICS_FOLDER = Path(__file__).resolve().parent.parent.parent / "metrics"  # installed beside `approach`, too
@@ -46,7 +46,7 @@ def load_metrics(bertscore_model: str, bertscore_num_layers: int | None) -> dict
     except AssertionError as error:  # bert-score's, of a layer that the encoder has not
         sys.exit(f"--bertscore_num_layers {bertscore_num_layers}: {first_line(error)}")
     except Exception as error:  # a damaged encoder may raise anything
-        sys.exit(f"--bertscore_model {bertscore_model}: {describe(error)}")
+        sys.exit(f"--bertscore_model {bertscore_model}: {explain_failure(error)}")
     return metrics
 
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from approach.files import check_hashes, first_line, read_run
 from approach.hub import MODEL_FILES, RECORDS, explain, list_files
-from approach.loading import describe, told
+from approach.loading import explain_failure, told
 from approach.merging.publication import require_no_links
 from approach.models import fingerprint, load_weights
 from approach.prompt import TAGS
@@ -97,7 +97,7 @@ def load_adapter_on_base(adapter: Adapter, base: Base) -> tuple[PreTrainedTokeni
         reason = first_line(error) if "size mismatch" not in str(error) else "their sizes differ"
         sys.exit(f"{misfit}: {reason}")
     except Exception as error:  # of a damaged configuration
-        sys.exit(f"--adapter_path {adapter.name}: {describe(error)}")
+        sys.exit(f"--adapter_path {adapter.name}: {explain_failure(error)}")
     # PEFT loads what fits: of a deeper or shallower model's adapter that is a part.
     if odd := saved ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
         sys.exit(f"{misfit}: {len(odd)} of its tensors have no counterpart, {min(odd)} for one")

@@ -22,7 +22,8 @@ def load_base(model_args: ModelConfig, weights: bool = True) -> tuple[PreTrained
         if not weights:
             with torch.device("meta"):
                 config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-                return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, model_args.dtype)), tokenizer
+                dtype = getattr(torch, model_args.dtype)
+                return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False), tokenizer
     model = load_weights(
         name,
         argument,

@@ -1,6 +1,7 @@
 """Checkpoints: which run they are of, which one to go on from, and what makes them complete."""
 
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from transformers import TrainerCallback
 from trl import ModelConfig, SFTConfig
 
 from approach.files import first_line, public_name, write_json
-from approach.training.publishing import Publisher
+from approach.training.publishing import PROGRESS, Publisher
 
 # What a resumed run may have otherwise, for the weights come out the same: all else is compared.
 HARMLESS = {
@@ -35,6 +36,7 @@ HARMLESS = {
     "prediction_loss_only",
     "batch_eval_metrics",
     "per_device_eval_batch_size",
+    "eval_on_start",
     "model_name_or_path",  # the base, by its public name
     "trust_remote_code",
 }
@@ -93,7 +95,7 @@ def describe_identity(
 
 def without_folder(value: object) -> object:
     """An argument's value; of a file, a template say, the name alone, because checkpoints may be published."""
-    return public_name(value) if isinstance(value, str) and Path(value).exists() else value
+    return public_name(value) if isinstance(value, str) and os.path.exists(value) else value
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -114,7 +116,7 @@ def find_checkpoint(output_dir: Path, wanted: str | None, identity: dict) -> tup
     takes_last = str(wanted).lower() == "true"
     for checkpoint in list_checkpoints(output_dir) if takes_last else [Path(wanted)]:
         try:
-            progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
+            progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
             theirs, progress = progress.pop("identity"), Progress(**progress)
             require_whole(checkpoint)
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -165,6 +167,6 @@ class CheckpointKeeper(TrainerCallback):
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         progress = {name: value for name, value in asdict(self.progress).items() if value is not None}
-        write_json(checkpoint / "progress.json", {"identity": self.identity, **progress})
+        write_json(checkpoint / PROGRESS, {"identity": self.identity, **progress})
         if self.publisher:
             self.publisher.publish_checkpoint(checkpoint, state.global_step)

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from approach.outputs import Inputs, describe_error, require_no_input, require_writable
 from approach.temporary import remove_left_over
 from approach.training.checkpoints import SAMPLES, list_checkpoints
+from approach.training.publishing import PROGRESS
 
 PARTIAL = ".partial-"  # the result while it is written, in the run's folder
 # What a run that was killed before its first checkpoint may have left.
@@ -45,7 +46,7 @@ def holds_run(folder: Path) -> bool:
     """Whether a folder holds the result or the checkpoints of a training run, or else nothing but its beginnings."""
     if (folder / "merge.json").is_file():  # a merged model, with the training's run.json beside it
         return False
-    if (folder / "run.json").is_file() or any((path / "progress.json").is_file() for path in list_checkpoints(folder)):
+    if (folder / "run.json").is_file() or any((path / PROGRESS).is_file() for path in list_checkpoints(folder)):
         return True
     return all(path.name.startswith(BEGINNINGS) for path in folder.iterdir())
 

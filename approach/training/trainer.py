@@ -14,6 +14,7 @@ from trl import SFTTrainer
 
 from approach.files import first_line
 from approach.training import patches
+from approach.training.publishing import PROGRESS
 from approach.training.run_guard import EvaluationStopped
 
 WHOLE_MATRICES = ("NO", "MULTI_CPU", "MULTI_GPU")  # FSDP and DeepSpeed may keep a matrix in parts
@@ -39,10 +40,12 @@ class ApproachTrainer(SFTTrainer):
         """Adds a callback before the reporters, so that what it adds to the logs reaches them all."""
         self.callback_handler.callbacks.insert(1, callback)  # the first is the Trainer's own flow
 
-    def train(self, *arguments, **named):
+    def train(self, resume_from_checkpoint: str | None = None) -> None:
         """As TRL's; ends with one line where the card's memory is full."""
+        if resume_from_checkpoint:  # the run began earlier; evaluated here, it would come closer to its early stop
+            self.args.eval_on_start = False
         try:
-            return super().train(*arguments, **named)
+            super().train(resume_from_checkpoint=resume_from_checkpoint)
         except torch.OutOfMemoryError:
             sys.exit(
                 "The card's memory is full: take recipes/tinyllama_lora_fp32_small.yaml, or a smaller --max_length"
@@ -70,7 +73,7 @@ class ApproachTrainer(SFTTrainer):
         """As the Trainer's; ends with one line where the disk is full, and leaves no half of a checkpoint."""
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            (checkpoint / "progress.json").unlink(missing_ok=True)  # incomplete until it is written anew
+            (checkpoint / PROGRESS).unlink(missing_ok=True)  # incomplete until it is written anew
         try:
             super()._save_checkpoint(*arguments, **named)
         except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save on a full disk

@@ -6,8 +6,13 @@ import pytest
 
 from approach.drafting import terminal
 from approach.drafting.streaming import Draft, Sampling
+from approach.outputs import Output, known_by_text
 
 SAMPLING = Sampling(num_drafts=2, temperature=0.7, top_p=0.9, seed=42, max_new_tokens=8)
+
+
+def make_output(path):
+    return Output(str(path), "drafts", False, known_by_text("draft"), {}, argument="--output", is_file=True)
 
 
 class OneToken:
@@ -32,7 +37,7 @@ def drafter(monkeypatch):
 def test_each_draft_is_a_line_and_a_problem_that_is_too_long_is_passed_over(drafter, tmp_path, capsys):
     output = tmp_path / "new" / "drafts.jsonl"
     problems = [("line 1", "First."), ("line 3", "Too long.")]
-    assert terminal.write_drafts(drafter, problems, SAMPLING, output) == 2
+    assert terminal.write_drafts(drafter, problems, SAMPLING, make_output(output)) == 2
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert rows == [
         {"problem": "First.", "draft": i, "seed": 42 + i, "approach": "a draft", "ended": True, "num_tokens": 1}
@@ -43,11 +48,11 @@ def test_each_draft_is_a_line_and_a_problem_that_is_too_long_is_passed_over(draf
 
 def test_no_file_is_written_for_no_draft_and_a_bad_place_ends_in_one_line(drafter, tmp_path):
     output = tmp_path / "drafts.jsonl"
-    assert terminal.write_drafts(drafter, [("line 1", "Too long.")], SAMPLING, output) == 0
+    assert terminal.write_drafts(drafter, [("line 1", "Too long.")], SAMPLING, make_output(output)) == 0
     assert list(tmp_path.iterdir()) == []
     output.write_text("a file, not a folder", encoding="utf-8")
     with pytest.raises(SystemExit, match="--output .*nothing written") as ending:
-        terminal.write_drafts(drafter, [("line 1", "First.")], SAMPLING, output / "drafts.jsonl")
+        terminal.write_drafts(drafter, [("line 1", "First.")], SAMPLING, make_output(output / "drafts.jsonl"))
     assert "\n" not in str(ending.value)
 
 

@@ -127,8 +127,8 @@ def test_the_three_comparisons_are_those_of_the_plan(arguments, tmp_path):
 
 
 def test_several_runs_are_one_system_and_another_recipe_stands_beside_it(arguments, merged, tmp_path):
-    copies = [str(shutil.copytree(merged, tmp_path / name / "model")) for name in ("one", "two")]
-    changed = {"model_name_or_path": [str(merged), *copies], "compared_model_name_or_path": [copies[0] + "/"]}
+    *copies, other = (str(shutil.copytree(merged, tmp_path / name / "model")) for name in ("one", "two", "other"))
+    changed = {"model_name_or_path": [str(merged), *copies], "compared_model_name_or_path": [other]}
     main(EvaluationArguments(**{**arguments, **changed, "num_examples": 3}))
     scores = read_scores(tmp_path / "scores")
     tuned, compared = scores["systems"]["fine-tuned"], scores["systems"]["compared: model"]

@@ -29,11 +29,13 @@ def hub(monkeypatch):
         yield hub
 
 
-def test_mistakes_end_in_one_clear_line(trained, dataset, tmp_path):
+def test_mistakes_end_in_one_clear_line(trained, dataset, tmp_path, capsys):
     none = run_script(ROOT / "merge_and_push.py", "--adapter_path", dataset, "--output_dir", tmp_path / "model")
     assert_one_clear_line(none, 1, "pairs is no adapter of train_sft.py")
-    occupied = run_script(ROOT / "merge_and_push.py", "--adapter_path", trained.adapter, "--output_dir", dataset)
-    assert_one_clear_line(occupied, 2, "pairs is not empty and holds no model of this script")
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(["--adapter_path", str(trained.adapter), "--output_dir", str(dataset)])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and "pairs is not empty and holds no model of this script" in said
 
 
 def test_a_dry_run_proves_and_writes_nothing(trained, tmp_path, capsys):

@@ -9,11 +9,20 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, assert_one_clear_line, run_script, write_jsonl
 from datasets import load_dataset
-from hub_server import HubServer
 from huggingface_hub import DatasetCard
+from publishing import serve_hub, uploads
 
+from approach.data import processes
 from approach.files import read_json
-from prepare_dataset import PrepareArguments, main
+from prepare_dataset import PrepareArguments, main, parse_arguments
+
+
+def fails(*words: str | Path) -> str:
+    """The one line in which the script ends with status 1."""
+    with pytest.raises(SystemExit) as ended:
+        main(parse_arguments(list(map(str, words))))
+    assert isinstance(ended.value.code, str) and "\n" not in ended.value.code
+    return ended.value.code
 
 
 def test_dataset_opens_and_says_what_it_holds(abstracts, dataset):
@@ -48,7 +57,9 @@ def test_dataset_opens_and_says_what_it_holds(abstracts, dataset):
     assert (dataset / "funnel.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_same_input_and_seed_give_the_same_bytes_whatever_the_number_of_processes(abstracts, tmp_path):
+def test_same_input_and_seed_give_the_same_bytes_whatever_the_number_of_processes(abstracts, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "MIN_ROWS", 60)
+
     def build(name, **arguments):
         main(PrepareArguments(dataset_name=str(abstracts), output_dir=str(tmp_path / name), **arguments))
         return {p.name: p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()}
@@ -74,22 +85,33 @@ def test_nothing_written_shows_where_the_user_works(dataset, tmp_path_factory):
 
 
 def test_mistakes_end_in_one_clear_line(abstracts, tmp_path):
-    script, output = ROOT / "prepare_dataset.py", tmp_path / "pairs"
-    missing = run_script(script, "--dataset_name", tmp_path / "none.jsonl", "--output_dir", output)
+    output = tmp_path / "pairs"
+    places = ("--dataset_name", abstracts, "--output_dir", output)
+    missing = run_script(ROOT / "prepare_dataset.py", *places, "--dataset_name", tmp_path / "none.jsonl")
     assert_one_clear_line(missing, 1, "none.jsonl", "no such file")
-    column = run_script(script, "--dataset_name", abstracts, "--output_dir", output, "--abstract_column", "summary")
-    assert_one_clear_line(column, 1, "no column summary", "id, abstract")
-    empty = run_script(script, "--dataset_name", abstracts, "--output_dir", output, "--min_approach_words", "999")
-    assert_one_clear_line(empty, 1, "of 120 rows none is left for train", "120 approach_too_short")
+    column = fails(*places, "--abstract_column", "summary")
+    assert "no column summary" in column and "id, abstract" in column
+    empty = fails(*places, "--min_approach_words", "999")
+    assert "of 120 rows none is left for train" in empty and "120 approach_too_short" in empty
     broken = write_jsonl(tmp_path / "broken.jsonl", [])
     broken.write_text('{"abstract": "cut off\n', encoding="utf-8")
-    assert_one_clear_line(run_script(script, "--dataset_name", broken, "--output_dir", output), 1, "broken.jsonl")
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "thesis.txt").write_text("mine", encoding="utf-8")
-    taken = run_script(script, "--dataset_name", abstracts, "--output_dir", tmp_path / "taken")
-    assert_one_clear_line(taken, 2, "taken is not empty and holds no dataset of this script")
-    assert (tmp_path / "taken" / "thesis.txt").read_text(encoding="utf-8") == "mine"
+    assert "broken.jsonl" in fails(*places, "--dataset_name", broken)
     assert not output.exists()
+
+
+def test_a_place_that_cannot_be_written_ends_in_one_line(abstracts, tmp_path, capsys):
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "thesis.txt").write_text("mine", encoding="utf-8")
+    for output, said in (
+        (taken, "is not empty and holds no dataset of this script"),
+        (abstracts, "is a file: name a folder"),
+        (abstracts / "pairs", "cannot be written: "),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            parse_arguments(["--dataset_name", str(abstracts), "--output_dir", str(output)])
+        assert ended.value.code == 2 and f"--output_dir {output} {said}" in capsys.readouterr().err.splitlines()[-1]
+    assert (taken / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_overwriting_takes_no_folder_that_is_not_ours(abstracts, tmp_path):
@@ -177,22 +199,30 @@ def test_report_rule_reproduces_the_counts_on_real_abstracts(real_data, tmp_path
 
 
 @pytest.fixture
-def hub():
-    with HubServer(users={"write-token": "alice"}, read_tokens={"read-token": "alice"}) as server:
-        yield server
+def hub(monkeypatch):
+    with serve_hub(monkeypatch) as hub:
+        yield hub
 
 
-def push(hub, folder, home, token, *arguments):
-    command = [sys.executable, "prepare_dataset.py", "--push_only", str(folder), "--hub_dataset_id", "alice/pairs"]
-    environment = hub.environment(token=token, home=home)
-    return subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+def type_push(hub, home, *words):
+    """Publishes as a user does, in a process of its own."""
+    environment = hub.environment(token="write-token", home=home)
+    return subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def list_words(folder) -> list[str]:
+    return ["--push_only", str(folder), "--hub_dataset_id", "alice/pairs"]
+
+
+def push(folder, *flags) -> None:
+    main(parse_arguments([*list_words(folder), *flags]))
 
 
 def test_card_and_data_reach_the_hub_in_one_private_commit(hub, dataset, tmp_path):
     folder = shutil.copytree(dataset, tmp_path / "pairs")
     built = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     hub.fail(500, method="PUT", times=2)
-    result = push(hub, folder, tmp_path / "home", "write-token")
+    result = type_push(hub, tmp_path / "home", "prepare_dataset.py", *list_words(folder))
     assert result.returncode == 0, result.stderr
     repository = hub.repo("dataset", "alice/pairs")
     assert repository.private
@@ -210,33 +240,35 @@ def test_card_and_data_reach_the_hub_in_one_private_commit(hub, dataset, tmp_pat
     assert loaded.stdout.strip() == "{'train': 108, 'validation': 6, 'test': 6}", loaded.stderr
 
 
+@uploads
 def test_a_second_push_leaves_no_file_of_the_first(hub, dataset, tmp_path):
     folder = shutil.copytree(dataset, tmp_path / "pairs")
-    assert push(hub, folder, tmp_path / "home", "write-token", "--public").returncode == 0
+    push(folder, "--public")
     (removed,) = (folder / "data").glob("validation-*.parquet")
     removed.unlink()
-    assert push(hub, folder, tmp_path / "home", "write-token", "--public").returncode == 0
+    push(folder, "--public")
     repository = hub.repo("dataset", "alice/pairs")
     assert not repository.private
     assert f"data/{removed.name}" not in repository.files("main")
 
 
 @pytest.mark.parametrize("token", [None, "read-token", "unknown-token"])
-def test_a_push_that_may_not_be_ends_in_one_line_and_loses_nothing(hub, dataset, tmp_path, token):
+def test_a_push_that_may_not_be_ends_in_one_line_and_loses_nothing(dataset, tmp_path, token, monkeypatch):
     folder = shutil.copytree(dataset, tmp_path / "pairs")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    result = push(hub, folder, tmp_path / "home", token)
-    assert_one_clear_line(result, 1, "Not published", f"--push_only {folder} --hub_dataset_id alice/pairs")
+    with serve_hub(monkeypatch, token):
+        said = fails(*list_words(folder))
+    assert "Not published" in said and f"--push_only {folder} --hub_dataset_id alice/pairs" in said
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@uploads
 def test_a_public_repository_is_published_to_only_with_public(hub, dataset, tmp_path):
     folder = shutil.copytree(dataset, tmp_path / "pairs")
-    assert push(hub, folder, tmp_path / "home", "write-token", "--public").returncode == 0
+    push(folder, "--public")
     before, uploads = hub.repo("dataset", "alice/pairs").branches["main"], hub.count(method="PUT")
     (folder / "funnel.png").write_bytes(b"another plot")
-    result = push(hub, folder, tmp_path / "home", "write-token")
-    assert_one_clear_line(result, 1, "Not published to alice/pairs: the repository is public: add --public")
+    assert "Not published to alice/pairs: the repository is public: add --public" in fails(*list_words(folder))
     assert hub.repo("dataset", "alice/pairs").branches["main"] == before and hub.count(method="PUT") == uploads
 
 
@@ -246,8 +278,7 @@ def test_a_secret_in_a_text_of_the_folder_is_not_published(hub, dataset, tmp_pat
     folder = shutil.copytree(dataset, tmp_path / "pairs")
     text = (folder / name).read_text(encoding="utf-8").replace("abstracts.jsonl", secret, 1)
     (folder / name).write_text(text, encoding="utf-8")
-    result = push(hub, folder, tmp_path / "home", "write-token")
-    assert_one_clear_line(result, 1, f"Not published to alice/pairs: {folder / name} holds")
+    assert f"Not published to alice/pairs: {folder / name} holds" in fails(*list_words(folder))
     assert not hub.requests
 
 
@@ -262,31 +293,30 @@ def test_a_secret_in_a_row_is_not_published(hub, abstracts, tmp_path, secret):
     source = write_jsonl(tmp_path / "dated.jsonl", rows)
     years = {"year_column": "year", "test_from_year": 2024}
     main(PrepareArguments(dataset_name=str(source), output_dir=str(folder), **years))
-    result = push(hub, folder, tmp_path / "home", "write-token")
+    said = fails(*list_words(folder))
     (test,) = (folder / "data").glob("test-*.parquet")
-    assert_one_clear_line(result, 1, f"Not published to alice/pairs: {test} holds", "in the approach of row row-7")
+    assert f"Not published to alice/pairs: {test} holds" in said and "in the approach of row row-7" in said
     assert not hub.requests
 
 
-def test_the_command_to_publish_later_works_when_typed(hub, dataset, tmp_path):
+def test_the_command_to_publish_later_works_when_typed(dataset, tmp_path, monkeypatch):
     folder = shutil.copytree(dataset, tmp_path / "my pairs")
-    failed = push(hub, folder, tmp_path / "home", None, "--public")
-    assert_one_clear_line(failed, 1, "Not published to alice/pairs: no Hub token", f"{folder} is whole")
-    typed = shlex.split(failed.stderr.strip().splitlines()[-1].partition("To publish it later: ")[2])
-    assert typed[0] == "python"
-    environment = hub.environment(token="write-token", home=tmp_path / "home")
-    done = subprocess.run([sys.executable, *typed[1:]], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert not hub.repo("dataset", "alice/pairs").private
+    with serve_hub(monkeypatch, None) as hub:
+        failed = fails(*list_words(folder), "--public")
+        assert "Not published to alice/pairs: no Hub token" in failed and f"{folder} is whole" in failed
+        program, *typed = shlex.split(failed.partition("To publish it later: ")[2])
+        assert program == "python"
+        done = type_push(hub, tmp_path / "home", *typed)
+        assert done.returncode == 0, done.stderr
+        assert not hub.repo("dataset", "alice/pairs").private
 
 
-def test_a_failed_push_after_a_build_leaves_the_dataset_whole(hub, abstracts, tmp_path):
-    places = ["--dataset_name", str(abstracts), "--output_dir", str(tmp_path / "pairs")]
-    command = [sys.executable, "prepare_dataset.py", *places, "--push_to_hub", "--hub_dataset_id", "alice/pairs"]
-    environment = hub.environment(token="read-token", home=tmp_path / "home")
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+def test_a_failed_push_after_a_build_leaves_the_dataset_whole(abstracts, tmp_path, monkeypatch):
+    places = ["--dataset_name", abstracts, "--output_dir", tmp_path / "pairs"]
+    with serve_hub(monkeypatch, "read-token") as hub:
+        said = fails(*places, "--push_to_hub", "--hub_dataset_id", "alice/pairs")
     later = f"python prepare_dataset.py --push_only {tmp_path / 'pairs'} --hub_dataset_id alice/pairs"
-    assert_one_clear_line(result, 1, "Not published to alice/pairs: the token is read-only", later)
+    assert "Not published to alice/pairs: the token is read-only" in said and later in said
     assert len(load_dataset(str(tmp_path / "pairs"))["train"]) == 108
     assert ("dataset", "alice/pairs") not in hub.repos
 
@@ -298,13 +328,3 @@ def test_the_current_folder_is_named_by_its_own_name(abstracts, tmp_path, monkey
     monkeypatch.chdir(abstracts.parent)
     main(PrepareArguments(dataset_name=".", output_dir=str(tmp_path / "pairs")))
     assert read_json(tmp_path / "pairs" / "build_report.json")["source"]["name"] == abstracts.parent.name
-
-
-def test_a_place_that_cannot_be_written_ends_in_one_line(abstracts):
-    result = run_script("prepare_dataset.py", "--dataset_name", abstracts, "--output_dir", abstracts / "pairs")
-    assert_one_clear_line(result, 1, f"--output_dir {abstracts / 'pairs'}", "nothing written")
-
-
-def test_a_file_is_no_folder_to_write(abstracts):
-    result = run_script("prepare_dataset.py", "--dataset_name", abstracts, "--output_dir", abstracts)
-    assert_one_clear_line(result, 2, f"--output_dir {abstracts} is a file: name a folder")

@@ -58,12 +58,14 @@ def test_fp32_is_in_force_under_accelerate_launch(base, dataset, tmp_path):
 
 
 def test_mistakes_end_in_one_clear_line(base, dataset, tmp_path, capsys):
-    recipe = tmp_path / "recipe.yaml"
+    recipe, pushing = tmp_path / "recipe.yaml", tmp_path / "pushing.yaml"
     recipe.write_text("bf16: false\nactivation_checkpointing: false\nlora_rank: 8\n", encoding="utf-8")
+    pushing.write_text("bf16: false\npush_only: outputs/adapter\n", encoding="utf-8")
     good = ["--config", str(ROOT / "recipes/small_base_lora_fp32.yaml"), "--use_cpu", "true"]
     places = ["--model_name_or_path", str(base), "--dataset_name", str(dataset), "--output_dir", str(tmp_path / "a")]
     mistakes = {
         "lora_rank": ["--config", str(recipe), *places],
+        "--push_only outputs/adapter belongs on the command line": ["--config", str(pushing), *places],
         "--train_fraction must lie in (0, 1], got 0.0": [*good, *places, "--train_fraction", "0"],
         "--model_name_or_path is missing": [*good, "--output_dir", str(tmp_path / "a")],
         "--public contradicts --hub_private_repo true": [*good, *places, "--public", "--hub_private_repo", "true"],

@@ -70,8 +70,9 @@ def test_what_does_not_change_the_weights_may_change(folder):
 
 def test_how_often_is_evaluated_counts_where_the_best_weights_are_kept():
     best = ["--load_best_model_at_end", "true", "--eval_strategy", "steps", "--save_strategy", "steps"]
-    one, other = (identify(*best, "--eval_steps", steps, "--save_steps", steps) for steps in ("5", "10"))
-    assert {name for name in one if one[name] != other[name]} == {"eval_steps", "save_steps"}
+    often = identify(*best, "--eval_steps", "5", "--save_steps", "5", "--eval_on_start", "true")
+    seldom = identify(*best, "--eval_steps", "10", "--save_steps", "10", "--eval_on_start", "false")
+    assert {name for name in often if often[name] != seldom[name]} == {"eval_steps", "save_steps"}
 
 
 def test_no_more_than_five_differences_are_named(folder):

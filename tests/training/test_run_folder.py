@@ -36,10 +36,10 @@ def finished(base, dataset, tmp_path_factory):
 
 CHECKPOINTS = ("--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1")
 GO_ON = ("--resume_from_checkpoint", "true")
+UNASKED = {"overwrite": False, "resume": False}
 
 
-@pytest.mark.parametrize("asked", [("--overwrite",), GO_ON, ()])
-def test_the_bases_folder_and_a_projects_are_refused_without_advice_to_overwrite_them(asked, base, dataset, tmp_path):
+def test_the_bases_folder_and_a_projects_are_refused_without_advice_to_overwrite_them(base, dataset, tmp_path):
     own, full = shutil.copytree(base, tmp_path / "base"), shutil.copytree(base, tmp_path / "tuned")
     make_files(full, "run.json")  # a base that was fine-tuned here, without LoRA
     project = make_files(tmp_path / "project", "README.md", "checkpoint-best/notes.txt", ".git/HEAD")
@@ -52,9 +52,13 @@ def test_the_bases_folder_and_a_projects_are_refused_without_advice_to_overwrite
         (project, base, "is not empty and holds no training run: choose another folder"),
         (merged, base, "is not empty and holds no training run: choose another folder"),
     ):
-        with pytest.raises(SystemExit, match=said) as refusal:
-            train_sft.main(*training_arguments(model, dataset, folder, *asked))
-        assert "--overwrite" not in str(refusal.value) and "--resume" not in str(refusal.value)
+        for asked in ({"overwrite": True}, {"resume": True}, {}):
+            with pytest.raises(SystemExit, match=said) as refusal:
+                require_run_folder(folder, {"--model_name_or_path": str(model)}, **{**UNASKED, **asked})
+            assert "--overwrite" not in str(refusal.value) and "--resume" not in str(refusal.value)
+    for asked in (["--overwrite"], GO_ON):
+        with pytest.raises(SystemExit, match="base is or holds --model_name_or_path"):
+            train_sft.main(*training_arguments(own, dataset, own, *asked))
     assert contents(tmp_path) == before
 
 

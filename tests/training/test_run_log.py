@@ -18,9 +18,26 @@ from transformers import AutoTokenizer
 import train_sft
 from approach.training.run_log import SAMPLE_TOKENS
 from approach.training.tracking import start_wandb
+from approach.training.trainer import ApproachTrainer
 
-# A learning rate that soon does harm, and does not fall: the best checkpoint is not the last.
-HARMFUL = ("--learning_rate", "0.3", "--lr_scheduler_type", "constant")
+EVALUATED = (
+    *("--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "2", "--eval_on_start", "true"),
+    *("--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true"),
+    *("--learning_rate", "0.01", "--lr_scheduler_type", "constant", "--warmup_steps", "0", "--adam_beta1", "0"),
+)
+
+
+def train_down_and_up(base, dataset, folder, *more: str) -> None:
+    """A run with dropout that after its fourth step climbs the loss: the best checkpoint is not the last."""
+    compute_loss = ApproachTrainer.compute_loss
+
+    def climb(trainer, model, *arguments, **named):
+        loss = compute_loss(trainer, model, *arguments, **named)
+        return -loss if model.training and trainer.state.global_step >= 4 else loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ApproachTrainer, "compute_loss", climb)
+        train_sft.main(*training_arguments(base, dataset, folder, *EVALUATED, *more))
 
 
 def read_wandb(file) -> list[tuple[str, dict]]:
@@ -98,12 +115,9 @@ def test_online_a_resumed_run_is_the_same_wandb_run(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def watched(base, dataset, tmp_path_factory):
-    """A run of six steps with dropout, evaluated at 0, 2, 4 and 6, of which the best checkpoint is kept."""
+    """A run of six steps, evaluated at 0, 2, 4 and 6, of which the best checkpoint is kept."""
     folder = tmp_path_factory.mktemp("watched") / "adapter"
-    steps = ["--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "2", "--eval_on_start", "true"]
-    saves = ["--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true"]
-    arguments = training_arguments(base, dataset, folder, *steps, *saves, *HARMFUL)
-    train_sft.main(*arguments)
+    train_down_and_up(base, dataset, folder)
     return folder
 
 
@@ -136,10 +150,11 @@ def test_a_resumed_run_goes_on_counting(watched, base, dataset, tmp_path):
     (folder / "checkpoint-2").mkdir(parents=True)
     shutil.copytree(watched / "checkpoint-2", folder / "checkpoint-2", dirs_exist_ok=True)
     shutil.copy(watched / "samples.jsonl", folder)
-    steps = ["--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "2", *HARMFUL]
-    saves = ["--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true"]
-    train_sft.main(*training_arguments(base, dataset, folder, *steps, *saves, "--resume_from_checkpoint", "true"))
+    train_down_and_up(base, dataset, folder, "--resume_from_checkpoint", "true")
     assert (folder / "samples.jsonl").read_bytes() == (watched / "samples.jsonl").read_bytes()
+    for path in (watched, folder):
+        losses = json.loads((path / "run.json").read_bytes())["losses"]
+        assert [loss["step"] for loss in losses if "eval_loss" in loss] == [0, 2, 4, 6], "the second start is none"
     whole, parts = (json.loads((path / "checkpoint-6/progress.json").read_bytes()) for path in (watched, folder))
     assert (whole["tokens"], whole["positions"]) == (parts["tokens"], parts["positions"])
     assert parts["seconds"] > json.loads((watched / "checkpoint-2/progress.json").read_bytes())["seconds"]

@@ -47,6 +47,13 @@ def press_at(patch, moment, step):
     return steps
 
 
+@pytest.fixture(autouse=True, scope="module")
+def short_drafts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("approach.training.run_log.SAMPLE_TOKENS", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
 def undisturbed(base, dataset, tmp_path_factory):
     """The weights of the run that is never stopped; whether it saves checkpoints changes nothing."""
