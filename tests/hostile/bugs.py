@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from approach import hub
+from approach import hub, outputs
 from approach.data.reading import Lines, count_lines
 from approach.outputs import Output
 
@@ -58,6 +59,16 @@ def read_csv_as_it_comes(patch: Patch) -> None:
 def forget_inputs(patch: Patch) -> None:
     patch.setattr("approach.outputs.require_no_input", allow)
     patch.setattr("approach.training.run_folder.require_no_input", allow)
+
+
+def replace_links_and_mounts(patch: Patch) -> None:
+    require = outputs.require_replaceable
+
+    def require_no_device(place: str, path: Path, is_file: bool) -> None:
+        if not path.is_symlink() and not os.path.ismount(path):
+            require(place, path, is_file)
+
+    patch.setattr(outputs, "require_replaceable", require_no_device)
 
 
 def replace_what_is_there(patch: Patch) -> None:
@@ -133,7 +144,7 @@ BUGS: dict[str, Callable[[Patch], None]] = {
     "rows": lambda patch: patch.setattr("approach.data.splits.with_unique_ids", lambda rows: (rows, 0)),
     "csv": read_csv_as_it_comes,
     "packed": lambda patch: patch.setattr("approach.data.reading.damage_told", unguarded),
-    "outputs": lambda patch: patch.setattr("approach.outputs.require_replaceable", allow),
+    "outputs": replace_links_and_mounts,
     "inputs": forget_inputs,
     "brackets": lambda patch: patch.setattr("prepare_dataset.NOT_IN_PATHS", ()),
     "races": replace_what_is_there,

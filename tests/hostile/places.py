@@ -34,7 +34,7 @@ MUST_BE_REFUSED = (
     "nul",
     "long",
 )
-STATES = (*MUST_BE_REFUSED, "absent", "empty", "ours", "deep", "read-only")
+STATES = (*MUST_BE_REFUSED, *("link", "mount") * 2, "absent", "empty", "ours", "deep", "read-only")
 
 
 def put(state: str, script: str, patch) -> None:

@@ -52,8 +52,9 @@ def predictions(draw) -> Case:
 def pairs(draw) -> Case:
     """Datasets of pairs without a split, a column or a row, with gaps, lists or numbers, or damaged."""
     script = draw(st.sampled_from(["train_sft", "evaluate_model", "app", "merge_and_push"]))
-    split, column = draw(st.sampled_from(["train", "validation", "test"])), draw(st.sampled_from(PAIR_COLUMNS))
-    how = draw(st.sampled_from(["a gap", "another type", "a column less", "no row", "no split", *DAMAGES[:6]]))
+    split = draw(st.sampled_from(["train", "train", "train", "validation", "test"]))
+    column = draw(st.sampled_from(PAIR_COLUMNS))
+    how = draw(st.sampled_from([*["a gap", "another type"] * 3, "a column less", "no row", "no split", *DAMAGES[:6]]))
     place, byte, row = draw(st.floats(0, 1)), draw(BYTES), draw(st.integers(0, 3))
 
     def harm(patch) -> None:
