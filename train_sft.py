@@ -47,7 +47,7 @@ from approach.outputs import disk_errors_in_one_line
 from approach.prompt import END_TAG
 from approach.stopping import run
 from approach.threads import choose_waiting
-from approach.training.arguments import NO_BASE, NO_BFLOAT16, check_training
+from approach.training.arguments import NO_BASE, NO_BFLOAT16, check_training, describe_mistake
 from approach.training.help import print_help
 from approach.training.notices import hide_notices
 
@@ -247,8 +247,8 @@ def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SF
         if run_args.push_only:
             raise ValueError(f"--push_only {run_args.push_only} belongs on the command line, not into a recipe")
         check_training(training_args, model_args, run_args.public, run_args.early_stopping_patience)
-    except (ValueError, OSError) as error:
-        message = str(error)
+    except Exception as error:  # a recipe may hold anything, and the libraries raise whatever comes of it
+        message = describe_mistake(error)
         if "bf16/gpu" in message:  # transformers', which says neither what to add nor that there is no base either
             named, _ = parser.parse_known_args(argv)  # the recipe's values are the parser's defaults by now
             message = NO_BFLOAT16 if named.model_name_or_path else NO_BASE

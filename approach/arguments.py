@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from approach.files import first_line
+
 Arguments = TypeVar("Arguments")
 
 
@@ -46,8 +48,8 @@ def parse(
         parser.add_argument(positional, nargs="?", default=argparse.SUPPRESS, help=text)
     try:
         return parser.parse_args_into_dataclasses(argv)[0]
-    except ValueError as error:
-        parser.error(str(error))
+    except (ValueError, OSError) as error:  # OSError: of a name that is too long to be looked for
+        parser.error(first_line(error))
 
 
 def require_ranges(arguments: object, **ranges: str) -> None:

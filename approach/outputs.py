@@ -15,6 +15,7 @@ from approach.files import first_line, read_json
 from approach.temporary import OLD, remove_left_over, temporary_folder
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+DISK_ERRORS |= {errno.ENAMETOOLONG}  # raised wherever such a name is only looked for
 Inputs = Mapping[str, str | Sequence[str] | None]
 
 

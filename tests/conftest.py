@@ -200,6 +200,14 @@ def merged(trained, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def kit(abstracts, dataset, base, trained, merged, tmp_path_factory) -> Path:
+    """A folder with something of everything that the scripts read, to be copied and spoiled."""
+    from hostile.tries import make_kit
+
+    return make_kit(tmp_path_factory.mktemp("hostile") / "kit", abstracts, dataset, base, trained, merged)
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     folder = os.environ.get("REAL_DATA_DIR")
     if not folder or not (Path(folder) / "data").is_dir():

@@ -5,7 +5,12 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
+import draft_approach
+import evaluate_model
+import merge_and_push
+import prepare_dataset
 import train_sft
+import write_report
 from app import AppArguments
 from approach.arguments import require_ranges
 from draft_approach import DraftArguments
@@ -13,6 +18,7 @@ from evaluate_model import EvaluationArguments
 from merge_and_push import MergeArguments
 from prepare_dataset import PrepareArguments
 
+BASE_AND_PAIRS = ["--base_model_name_or_path", "b", "--dataset_name", "c", "--output_dir", "none"]
 PLACES = {
     PrepareArguments: {"dataset_name": "a.jsonl", "output_dir": "none"},
     EvaluationArguments: {
@@ -96,3 +102,50 @@ def test_a_training_argument_out_of_range_is_named(name, value, capsys):
     with pytest.raises(SystemExit) as ended:
         train_sft.parse_arguments([*recipe, "--model_name_or_path", "base", f"--{name}", value])
     assert ended.value.code == 2 and f"--{name} must" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", ["x" * 5000, "a/" + "x" * 300])
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (evaluate_model, ["--model_name_or_path", "{}", *BASE_AND_PAIRS]),
+        (evaluate_model, ["--model_name_or_path", "a", *BASE_AND_PAIRS, "--predictions", "{}"]),
+        (merge_and_push, ["--adapter_path", "a", "--output_dir", "none", "--scores", "{}"]),
+        (prepare_dataset, ["--dataset_name", "{}", "--output_dir", "none"]),
+        (draft_approach, ["--model", "a", "--problems", "{}"]),
+        (write_report, ["{}"]),
+    ],
+)
+def test_a_name_that_is_too_long_to_be_looked_for_ends_in_one_line(script, words, value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        script.main(script.parse_arguments([word.format(value) for word in words]))
+    assert ended.value.code == 2 or "\n" not in ended.value.code
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: b: c", "mapping values are not allowed here in"),
+        ("- a", "must contain a YAML mapping"),
+        ("1: 2", "the recipe cannot be used"),
+        ("learning_rate: [1]", "--learning_rate must be a number, got [1]"),
+        ("per_device_train_batch_size: 1.5", "--per_device_train_batch_size must be a whole number, got 1.5"),
+        ("gradient_accumulation_steps: true", "--gradient_accumulation_steps must be a whole number, got True"),
+        ("lora_dropout: []", "--lora_dropout must be a number, got []"),
+        ("learning_rate: fast", "invalid float value: 'fast'"),
+        ("lernrate: 1", "lernrate"),
+        ("env: 3", "should be a dict"),
+        (b"\xff\xfe\x00", "decode"),
+        (None, "--config: name a recipe"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # TRL's own default
+def test_a_recipe_that_cannot_be_used_ends_in_one_line(text, said, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_bytes(text if isinstance(text, bytes) else str(text).encode())
+    words = ["--model_name_or_path", "base", "--use_cpu", "true", "--config", *([str(recipe)] if text else [])]
+    with pytest.raises(SystemExit) as ended:
+        train_sft.parse_arguments(words)
+    assert ended.value.code == 2 and said in capsys.readouterr().err.splitlines()[-1]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, run_script
@@ -80,11 +81,11 @@ def test_a_job_in_the_background_takes_no_ctrl_c():
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def press_after(seconds: float, *command: str) -> tuple[subprocess.CompletedProcess, float]:
+def press_after(seconds: float, *command: str, cwd: Path = ROOT) -> tuple[subprocess.CompletedProcess, float]:
     """Runs a command in a group of its own and sends the whole group Ctrl-C, as a terminal does."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    process = subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, **pipes)
     try:
         output, errors = process.communicate(timeout=seconds)
         pressed = time.monotonic()
@@ -104,10 +105,10 @@ def prepare_in_two_processes(abstracts, tmp_path, num_rows: int) -> list[str]:
     return [sys.executable, "prepare_dataset.py", *places, "--sentence_rule", "punctuation"]
 
 
-def measure(*command: str) -> float:
+def measure(*command: str, cwd: Path = ROOT) -> float:
     """The seconds that a command takes, undisturbed."""
     started = time.monotonic()
-    press_after(600, *command)
+    press_after(600, *command, cwd=cwd)
     return time.monotonic() - started
 
 

@@ -63,7 +63,8 @@ def load_source(
     licence, files = None, find_files(name)
     if not files:
         require_hub_id(name)
-        with suppress(OSError, HTTPError):  # without network, a cached copy may still be read, revision as given
+        # Without network a cached copy may still be read, revision as given. What is no id is told of below.
+        with suppress(OSError, HTTPError, ValueError):
             info = HfApi().dataset_info(name, revision=revision)
             revision, licence = info.sha, (info.card_data or {}).get("license")
     try:

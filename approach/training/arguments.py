@@ -1,6 +1,8 @@
 """What the libraries' training arguments must be like together, checked before anything is loaded."""
 
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Union, get_args, get_origin, get_type_hints
 
 from approach.arguments import require_ranges
 
@@ -47,6 +49,8 @@ def check_training(training_args: "SFTConfig", model_args: "ModelConfig", public
         raise ValueError(NO_BASE)
     if training_args.trust_remote_code:
         raise ValueError("--trust_remote_code: the code that comes with a model is never run here")
+    for arguments in (training_args, model_args):
+        require_numbers(arguments)
     require_ranges(training_args, **TRAINING_RANGES)
     require_ranges(model_args, **MODEL_RANGES)
     if training_args.max_steps == 0 or training_args.max_steps < -1:
@@ -59,3 +63,25 @@ def check_training(training_args: "SFTConfig", model_args: "ModelConfig", public
         raise ValueError("--early_stopping_patience needs --load_best_model_at_end true: else the best is lost")
     if public and training_args.hub_private_repo:
         raise ValueError("--public contradicts --hub_private_repo true: name one of them")
+
+
+def require_numbers(arguments: object) -> None:
+    """Raises ValueError where a recipe has something else for a number: what it says, no parser has looked at."""
+    hints = get_type_hints(type(arguments))
+    for field in fields(arguments):
+        hint, value = hints[field.name], getattr(arguments, field.name)
+        kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+        if not kinds <= {int, float, NoneType} or type(value) in kinds or (type(value) is int and float in kinds):
+            continue
+        wanted = "a number" if float in kinds else "a whole number"
+        raise ValueError(f"--{field.name} must be {wanted}, got {value}")
+
+
+def describe_mistake(error: Exception) -> str:
+    """One line on an argument, or on a recipe, that the libraries could not take."""
+    text = " ".join(str(error).split())  # YAML says in further lines where it stopped
+    if isinstance(error, ValueError | OSError):
+        return text
+    if isinstance(error, IndexError):  # TRL's, which takes the word behind it before it looks whether there is one
+        return "--config: name a recipe"
+    return f"--config: the recipe cannot be used: {text} ({type(error).__name__})"

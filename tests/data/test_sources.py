@@ -104,3 +104,11 @@ def test_a_hub_dataset_is_read_by_its_columns_at_a_pinned_revision(hub, abstract
     assert report["funnel"]["kept"] == 120
     assert report["source"]["license"] == "mit" and len(report["source"]["revision"]) == 40
     assert "license: mit" in (tmp_path / "pairs" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [r"C:\abstracts", "user/na me", "a..b", "user/" + "x" * 100])
+def test_a_name_that_is_neither_a_file_nor_an_id_ends_in_one_line(name, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        main(PrepareArguments(dataset_name=name, output_dir=str(tmp_path / "pairs")))
+    assert ended.value.code.startswith(f"--dataset_name {name}: ") and "\n" not in ended.value.code
+    assert list(tmp_path.iterdir()) == []
