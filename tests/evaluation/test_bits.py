@@ -45,15 +45,35 @@ def test_batches_give_what_one_by_one_gives(drafter, rows, tmp_path, monkeypatch
     approaches[1] = approaches[1][:40]  # so that there is padding
     sizes, count_together = [], bits.count_together
 
-    def count(model, batch):
+    def count(model, batch, beginning):
         sizes.append(len(batch))
-        return count_together(model, batch)
+        return count_together(model, batch, beginning)
 
     monkeypatch.setattr(bits, "count_together", count)
     together = count_bits(drafter, prompts, approaches, PartialDrafts(tmp_path / "together"))
     monkeypatch.setattr(bits, "LOGITS_BYTES", 1)
     alone = count_bits(drafter, prompts, approaches, PartialDrafts(tmp_path / "alone"))
     assert sizes == [4, 1, 1, 1, 1] and together == pytest.approx(alone, abs=1e-4)
+
+
+def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(drafter, rows, tmp_path, monkeypatch):
+    beginning = "<problem>We study how models read long texts.</problem>" * 6
+    prompts, approaches = [beginning + row["prompt"] for row in rows], [row["approach"] for row in rows]
+    read, forward = [], drafter.model.base_model.forward
+
+    def count(input_ids, **arguments):
+        read.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **arguments)
+
+    monkeypatch.setattr(drafter.model.base_model, "forward", count)
+    together = bits.count_bits(drafter, prompts, approaches, PartialDrafts(tmp_path / "together"))
+    shared = read[0][1]
+    assert read[0][0] == 1 and shared > bits.SHARED_TOKENS and sum(rows for rows, _ in read[1:]) == len(rows)
+    longest = max(len(bits.encode(drafter.tokenizer, *pair)[0]) for pair in zip(prompts, approaches, strict=True))
+    assert max(tokens for _, tokens in read[1:]) == longest - shared
+    monkeypatch.setattr(bits, "SHARED_TOKENS", 10_000)
+    alone = bits.count_bits(drafter, prompts, approaches, PartialDrafts(tmp_path / "alone"))
+    assert np.allclose(together, alone, rtol=1e-5, atol=0)
 
 
 def test_bits_that_are_on_disk_are_not_counted_again(drafter, rows, tmp_path, monkeypatch):
