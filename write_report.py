@@ -1,8 +1,12 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
+#     "choix==0.4.1",
 #     "jinja2==3.1.6",
 #     "matplotlib==3.11.2",
+#     "nltk==3.10.4",
+#     "numpy==2.4.6",
+#     "scipy==1.17.1",
 #     "transformers==5.23.0",
 # ]
 # ///
@@ -10,10 +14,12 @@
 Make one page of an evaluation: scores with intervals, which differences hold, drafts side by side, what was copied.
 
 Reads `scores.json` and `predictions.jsonl`, which `evaluate_model.py` wrote, and the training's `run.json` if named;
-writes one `report.html` that needs no network.
+writes one `report.html` that needs no network. With the ratings of a sheet by `review_sheet.py` it also says what
+people found, whether they agree, and how far each score agrees with them.
 
     python write_report.py outputs/scores
     python write_report.py outputs/scores --run outputs/adapter --output report.html
+    python write_report.py outputs/scores --ratings outputs/review/ratings-rater-*.csv --overwrite
 """
 
 if __name__ == "__main__":
@@ -42,18 +48,27 @@ class ReportArguments:
     output: str | None = field(
         default=None, metadata={"help": "The page; report.html in the scores' folder if not named."}
     )
+    ratings: list[str] = field(
+        default_factory=list, metadata={"help": "CSV files of a sheet of review_sheet.py, one a rater."}
+    )
+    key: str | None = field(
+        default=None, metadata={"help": "The sheet's key.json; the one beside the first of --ratings if not named."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace a page that is there."})
 
     def __post_init__(self):
         if not self.scores:
             raise ValueError("name the folder that evaluate_model.py wrote: python write_report.py outputs/scores")
         self.output = self.output or str(Path(self.scores) / "report.html")
+        if self.key and not self.ratings:
+            raise ValueError(f"--key {self.key} goes with --ratings: name the raters' files")
         self.page.check()
 
     @property
     def page(self) -> Output:
         """The page's file."""
-        inputs, is_ours = {"SCORES": self.scores, "--run": self.run}, known_by_text(f"<title>{TITLE}</title>")
+        inputs = {"SCORES": self.scores, "--run": self.run, "--ratings": self.ratings, "--key": self.key}
+        is_ours = known_by_text(f"<title>{TITLE}</title>")
         return Output(self.output, "page", self.overwrite, is_ours, inputs, argument="--output", is_file=True)
 
 
@@ -62,7 +77,13 @@ def main(args: ReportArguments) -> None:
     """Makes the page and writes it."""
     from approach.evaluation.report import build_page
 
-    text = build_page(Path(args.scores), Path(args.run) if args.run else None)
+    people = None
+    if args.ratings:
+        from approach.review.section import describe_people  # statistics that a page without ratings does not need
+
+        people = describe_people(args.ratings, args.key, Path(args.scores))
+        print("\n".join(people["odd"]) or "No rater's answers on the controls are odd.")
+    text = build_page(Path(args.scores), Path(args.run) if args.run else None, people)
     with args.page.written_whole() as path:
         path.write_text(text, encoding="utf-8", newline="\n")
     print(f"Wrote {args.output}. Next: open it in a browser")

@@ -3,15 +3,14 @@
 import json
 import random
 import re
-import sys
 import unicodedata
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from approach.evaluation.plots import Dot, plot_dots, plot_lengths, plot_losses
+from approach.evaluation.records import list_shown, read_predictions, reading
 from approach.evaluation.tables import (
     list_behaviour,
     list_choice,
@@ -22,7 +21,6 @@ from approach.evaluation.tables import (
     list_scores,
 )
 from approach.evaluation.verdict import describe_answer
-from approach.files import first_line
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 NUM_RANDOM_CARDS = 3
@@ -34,40 +32,26 @@ LINES = {  # what a score is held against: floors, and what a look-up reaches
 }
 
 
-def build_page(scores_dir: Path, run_dir: Path | None) -> str:
-    """The page of the records in both folders; ends with one line that names the file where one is damaged."""
+def build_page(scores_dir: Path, run_dir: Path | None, people: dict | None = None) -> str:
+    """
+    The page of the records in both folders, and of what `people` said if any did, as `describe_people` has it.
+
+    Ends with one line that names the file where one is damaged.
+    """
     with reading(scores_dir / "scores.json", "evaluate_model.py") as path:
         scores = json.loads(path.read_text(encoding="utf-8"))
         values = describe_scores(scores)
         shown = list_shown(scores)
     with reading(scores_dir / "predictions.jsonl", "evaluate_model.py") as path:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would split texts at U+2028, too
-        rows = [json.loads(line) for line in lines if line]
-        drafts = list_first_drafts(rows, shown)
+        drafts = list_first_drafts(read_predictions(path), shown)
         values |= {"cards": choose_cards(drafts), "length_plot": plot_lengths(group_texts(drafts))}
-    values["run"] = None
+    values |= {"run": None, "people": people}
     if run_dir is not None:
         with reading(run_dir / "run.json", "train_sft.py") as path:
             values["run"] = describe_run(json.loads(path.read_text(encoding="utf-8")))
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     with reading(scores_dir / "scores.json", "evaluate_model.py"):
         return environment.get_template("report.html.jinja").render(values)
-
-
-@contextmanager
-def reading(path: Path, script: str) -> Iterator[Path]:
-    """Ends with one line that names the file and the script that writes it, where the block cannot use the file."""
-    try:
-        yield path
-    except OSError as error:
-        sys.exit(f"{path}: {error.strerror}; {script} writes it")
-    except json.JSONDecodeError:
-        sys.exit(f"{path}: no JSON; {script} writes it")
-    except RecursionError:
-        sys.exit(f"{path}: nested too deeply; {script} writes it")
-    except (ArithmeticError, AttributeError, LookupError, TemplateError, TypeError, ValueError) as error:
-        # A field is missing, or of another type.
-        sys.exit(f"{path} is not as {script} writes it: {type(error).__name__}, {first_line(error)}")
 
 
 def describe_scores(scores: dict) -> dict:
@@ -131,13 +115,6 @@ def describe_run(run: dict) -> dict:
     facts = f"{run['steps']} steps on {run['dataset']['rows']:,} rows of {run['dataset']['name']}"
     facts += f", {run['device']}, {run['seconds'] / 60:.0f} minutes of training steps"
     return {"facts": facts, "loss_curve": plot_losses(run["losses"])}
-
-
-def list_shown(scores: dict) -> dict[str, str]:
-    """The systems whose drafts are shown, with their decoding: all fine-tuned ones and the best base."""
-    choice = scores["choice"]
-    tuned = [name for name, about in choice["systems"].items() if about["kind"] != "base"]
-    return {name: choice["systems"][name]["chosen"] for name in [*tuned, choice["base_for_drafts"]]}
 
 
 def list_first_drafts(rows: list[dict], shown: dict[str, str]) -> dict[str, dict[str, dict]]:

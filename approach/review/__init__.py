@@ -1,0 +1,1 @@
+"""People judge: the blind sheet that raters fill, and what their ratings say."""
