@@ -156,14 +156,14 @@ def test_ctrl_c_while_two_processes_work_stops_both(abstracts, tmp_path):
     command = prepare_in_two_processes(abstracts, tmp_path, 10_000)
     environment = {**os.environ, "HF_DATASETS_DISABLE_PROGRESS_BARS": "0"}
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
-    for part in iter(lambda: process.stderr.read(20), ""):
-        if "%|" in part or "Cutting" in part:  # one of the two shows how far it is
-            break
-    os.killpg(process.pid, signal.SIGINT)
-    pressed = time.monotonic()
-    errors = process.stderr.read()  # ends when all processes have, which share it
-    assert time.monotonic() < pressed + 5
-    assert_stopped(subprocess.CompletedProcess(command, process.wait(), "", errors))
-    process.stderr.close()
+    with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes) as process:
+        for part in iter(lambda: process.stderr.read(20), ""):
+            if "%|" in part or "Cutting" in part:  # one of the two shows how far it is
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        pressed = time.monotonic()
+        errors = process.stderr.read()  # ends when all processes have, which share it
+        took = time.monotonic() - pressed
+    assert_stopped(subprocess.CompletedProcess(command, process.returncode, "", errors))
+    assert took < 5
     assert [path.name for path in tmp_path.iterdir()] == ["many.jsonl"]

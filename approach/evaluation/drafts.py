@@ -13,7 +13,11 @@ EMPTY_ROW = {"problem": "", "prompt": make_prompt("")}
 def draft_recipe(
     recipe: Recipe, problems: Problems, choice: Choice, drafting: Drafting
 ) -> tuple[list[SystemDrafts], Bits]:
-    """A recipe's drafts with its chosen decoding, greedy ones of the judged recipe's first run, too, and its bits."""
+    """
+    A recipe's drafts with its chosen decoding, and its bits.
+
+    Of the recipe that is judged also greedy drafts of its first run, and the bits after other rows' problems.
+    """
     chosen, first = choice.decodings[recipe.system], recipe.names[0]
     runs, greedy, bits = [], [], []
     prompts, approaches = ([row[name] for row in problems.rows] for name in ("prompt", "approach"))
@@ -22,8 +26,8 @@ def draft_recipe(
         runs += drafting.draft(drafter, prompts, chosen, drafting.num_seeds)
         if recipe.kind == TUNED and name == first and chosen != "greedy":
             greedy = drafting.draft(drafter, prompts, "greedy")
-        empty = EMPTY_ROW["prompt"]
-        bits.append(measure_bits(drafter, prompts, approaches, drafting.partial, permuted=True, empty_prompt=empty))
+        more = {"permuted": True, "empty_prompt": EMPTY_ROW["prompt"]} if recipe.kind == TUNED else {}
+        bits.append(measure_bits(drafter, prompts, approaches, drafting.partial, **more))
     drafts = [SystemDrafts(recipe.system, recipe.kind, recipe.names, chosen, runs)]
     if greedy:
         drafts.append(SystemDrafts(recipe.system, recipe.kind, [first], "greedy", greedy))

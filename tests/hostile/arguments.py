@@ -9,8 +9,8 @@ import yaml
 from hypothesis import strategies as st
 
 from approach.training.arguments import MODEL_RANGES, TRAINING_RANGES
-from hostile.drawing import BYTES, DAMAGES, VALUES, serve_nobody, spoil
-from hostile.tries import OPTIONS, RECIPE, REPO, Case, command
+from hostile.drawing import BYTES, DAMAGES, LOADED_WELL, READ_WELL, VALUES, serve_nobody, spoil
+from hostile.tries import OPTIONS, RECIPE, REPO, Case, Result, command
 
 
 def list_numbers(script: str) -> list[str]:
@@ -32,7 +32,13 @@ def numbers(draw) -> Case:
     large = [] if name in ("num_drafts", "max_steps") else [str(2**31), str(2**63), str(10**30)]
     value = draw(st.sampled_from([*small, *large]))
     more = {"--preflight": "true"} if script == "train_sft" else {}
-    return Case(script, command(script, {**more, f"--{name}": value}), serve_nobody)
+
+    def judge(result: Result) -> str | None:
+        is_taken = result.ended_well or result.code in (READ_WELL, LOADED_WELL)
+        is_wrong = value in ("-1", "nan", "inf", "-inf", "1e400") and name not in ("max_steps", "draw_seed")
+        return f"wrong: --{name} {value} was taken" if is_taken and is_wrong else None
+
+    return Case(script, command(script, {**more, f"--{name}": value}), serve_nobody, judge)
 
 
 NAMES = ["", "none", "no/such", "a/b/c", "\0", "a" * 300, "x" * 5000, "-", "~", "user/na me", "http://x/y", "C:\\x"]

@@ -16,18 +16,21 @@ PLAIN = st.sampled_from(
 ANY_VALUE = st.one_of(PLAIN, st.lists(PLAIN, max_size=2), st.lists(st.lists(PLAIN), max_size=2), st.just({"a": 1}))
 
 
+READ_WELL, LOADED_WELL = "all was read well", "the page would be built"
+
+
 def end_before_drafting(patch) -> None:
     """An evaluation whose arguments and inputs are all well ends here: what follows takes long."""
 
     def end(*_):
-        sys.exit("all was read well")
+        sys.exit(READ_WELL)
 
     patch.setattr("approach.evaluation.statistics.load_metrics", end)
 
 
 def serve_nobody(patch) -> None:
     """No page is built or served once all that it needs is loaded."""
-    patch.setattr("app.build_page", lambda *_: sys.exit("the page would be built"))
+    patch.setattr("app.build_page", lambda *_: sys.exit(LOADED_WELL))
     end_before_drafting(patch)
 
 

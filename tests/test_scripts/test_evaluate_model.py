@@ -135,7 +135,8 @@ def test_several_runs_are_one_system_and_another_recipe_stands_beside_it(argumen
     assert tuned["models"] == ["model", "model (2)", "model (3)"] and compared["models"] == ["model"]
     for row in scores["comparisons"]:
         assert row["runs"] == [pytest.approx(row["difference"])] * 3, "three copies of one model"
-    assert compared["problem_gain"]["value"] == pytest.approx(tuned["problem_gain"]["value"])
+    assert compared["bits_per_byte"]["value"] == pytest.approx(tuned["bits_per_byte"]["value"])
+    assert compared["problem_gain"] is None, "measured where it is compared"
     assert tuned["problem_gain"]["spread"] == pytest.approx(0)
     assert "system" in scores["comparisons"][0] and len(scores["comparisons"]) == 3, "described, not tested"
     rows = read_lines(tmp_path / "scores" / "predictions.jsonl")

@@ -41,26 +41,25 @@ def test_run_json_tells_the_run_and_nothing_private(trained, dataset, tmp_path_f
 
 
 def test_fp32_is_in_force_under_accelerate_launch(base, dataset, tmp_path):
-    def activations(name, *overrides):
-        result = run_script(
-            *("train_sft.py", "--config", "recipes/small_base_lora_fp32.yaml", "--model_name_or_path", base),
-            *("--dataset_name", dataset, "--output_dir", tmp_path / name, "--max_steps", 1, "--save_strategy", "no"),
-            *("--eval_strategy", "no", "--eval_on_start", "false", "--max_length", 256, *overrides),
-            launch="single_gpu_fp32.yaml",
-        )
-        assert result.returncode == 0, result.stderr
+    def activations(name):
         return json.loads((tmp_path / name / "run.json").read_text(encoding="utf-8"))["activation_dtype"]
 
-    assert activations("fp32") == "float32"
-    assert activations("bf16", "--bf16", "true", "--use_cpu", "true") == "bfloat16", (
-        "the record would not notice another precision"
+    result = run_script(
+        *("train_sft.py", "--config", "recipes/small_base_lora_fp32.yaml", "--model_name_or_path", base),
+        *("--dataset_name", dataset, "--output_dir", tmp_path / "fp32", "--max_steps", 1, "--save_strategy", "no"),
+        *("--eval_strategy", "no", "--eval_on_start", "false", "--max_length", 256),
+        launch="single_gpu_fp32.yaml",
     )
+    assert result.returncode == 0, result.stderr
+    assert activations("fp32") == "float32"
+    train_sft.main(*training_arguments(base, dataset, tmp_path / "bf16", "--max_steps", "1", "--bf16", "true"))
+    assert activations("bf16") == "bfloat16", "the record would not notice another precision"
 
 
 def test_mistakes_end_in_one_clear_line(base, dataset, tmp_path, capsys):
     recipe, pushing = tmp_path / "recipe.yaml", tmp_path / "pushing.yaml"
-    recipe.write_text("bf16: false\nactivation_checkpointing: false\nlora_rank: 8\n", encoding="utf-8")
-    pushing.write_text("bf16: false\npush_only: outputs/adapter\n", encoding="utf-8")
+    for path, line in ((recipe, "lora_rank: 8"), (pushing, "push_only: outputs/adapter")):
+        path.write_text(f"bf16: false\nactivation_checkpointing: false\n{line}\n", encoding="utf-8")
     good = ["--config", str(ROOT / "recipes/small_base_lora_fp32.yaml"), "--use_cpu", "true"]
     places = ["--model_name_or_path", str(base), "--dataset_name", str(dataset), "--output_dir", str(tmp_path / "a")]
     mistakes = {
