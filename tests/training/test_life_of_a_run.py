@@ -19,7 +19,7 @@ import train_sft
 def undisturbed(base, dataset, tmp_path_factory):
     """The run that the others are compared with, never killed."""
     folder = tmp_path_factory.mktemp("undisturbed") / "adapter"
-    subprocess.run(launch_command(base, dataset, folder), cwd=ROOT, check=True, capture_output=True)
+    train_sft.main(*train_sft.parse_arguments(launch_command(base, dataset, folder)[2:]))
     return folder
 
 
@@ -33,7 +33,7 @@ def test_checkpoints_hold_the_adapter_and_no_secret(undisturbed):
     assert {name.rpartition(".")[2] for name in trained_rows} == {"trainable_tokens_delta"}, "a whole matrix was saved"
 
 
-def test_sigterm_saves_the_step_and_resuming_ends_with_the_same_weights(base, dataset, undisturbed, tmp_path):
+def test_sigterm_saves_the_step_and_resuming_ends_with_the_same_weights(base, dataset, undisturbed, tmp_path, capsys):
     folder = tmp_path / "adapter"
     command = launch_command(base, dataset, folder)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -52,10 +52,8 @@ def test_sigterm_saves_the_step_and_resuming_ends_with_the_same_weights(base, da
     half = folder / "checkpoint-39"
     half.mkdir()
     (half / "trainer_state.json").write_text('{"global_step": 39', encoding="utf-8")
-    command += ["--resume_from_checkpoint", "true"]
-    resumed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "checkpoint-39 is not complete: passed over" in resumed.stdout
+    train_sft.main(*train_sft.parse_arguments([*command[2:], "--resume_from_checkpoint", "true"]))
+    assert "checkpoint-39 is not complete: passed over" in capsys.readouterr().out
     assert_same(weights(folder), weights(undisturbed))
     losses = [json.loads((path / "run.json").read_text(encoding="utf-8"))["losses"] for path in (folder, undisturbed)]
     assert [entry["loss"] for entry in losses[0]] == [entry["loss"] for entry in losses[1]]

@@ -3,11 +3,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, assert_one_clear_line
-from hub_server import HubServer
+from hub_server import HubServer, Repo
 from huggingface_hub import HfApi, constants
 from training_runs import assert_same, launch_command, weights
 
@@ -57,6 +58,23 @@ def run_and_push(hub: HubServer, tmp_path: Path, base, dataset, *overrides) -> s
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+@pytest.fixture(scope="module")
+def pushed(base, dataset, tmp_path_factory):
+    """By a strategy, the folder of a run that was pushed with it, and its repository; each is run once."""
+
+    @cache
+    def push(strategy: str) -> tuple[Path, Repo]:
+        folder = tmp_path_factory.mktemp("pushed")
+        with HubServer(users={"write-token": "alice"}) as hub:
+            # A name without an owner is the token's user's.
+            words = ["--hub_model_id", "adapter", "--hub_strategy", strategy]
+            result = run_and_push(hub, folder, base, dataset, *words)
+            assert result.returncode == 0, result.stderr
+            return folder, hub.repo("model", "alice/adapter")
+
+    return push
+
+
 def titles(repository) -> list[str]:
     return [commit.title for commit in repository.commits.values()]
 
@@ -74,38 +92,32 @@ def test_what_is_pushed_names_a_local_base_by_its_last_name(trained, base):
     "strategy",
     ["end", "all_checkpoints", *(pytest.param(name, marks=pytest.mark.slow) for name in ("every_save", "checkpoint"))],
 )
-def test_what_is_pushed_is_private_and_holds_no_arguments(base, dataset, tmp_path, strategy):
-    with HubServer(users={"write-token": "alice"}) as hub:
-        result = run_and_push(hub, tmp_path, base, dataset, "--hub_model_id", "adapter", "--hub_strategy", strategy)
-        assert result.returncode == 0, result.stderr
-        repository = hub.repo("model", "alice/adapter")  # a name without an owner is the token's user's
-        files = repository.files("main")
-        assert repository.private
-        assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "run.json"} <= files.keys()
-        assert ("last-checkpoint/optimizer.pt" in files) == (strategy == "checkpoint")
-        assert ("checkpoint-2/optimizer.pt" in files) == (strategy == "all_checkpoints")
-        assert "trainer_state.json" not in files
-        published = [content for commit in repository.commits for content in repository.files(commit).values()]
-        assert not any(b"write-token" in content or str(tmp_path).encode() in content for content in published)
-        assert not any(name.endswith("training_args.bin") for name in files)
-        steps = [] if strategy == "end" else ["Step 2", "Step 4"]
-        assert titles(repository) == ["initial commit", *steps, "The adapter"]
+def test_what_is_pushed_is_private_and_holds_no_arguments(pushed, strategy):
+    folder, repository = pushed(strategy)
+    files = repository.files("main")
+    assert repository.private
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "run.json"} <= files.keys()
+    assert ("last-checkpoint/optimizer.pt" in files) == (strategy == "checkpoint")
+    assert ("checkpoint-2/optimizer.pt" in files) == (strategy == "all_checkpoints")
+    assert "trainer_state.json" not in files
+    published = [content for commit in repository.commits for content in repository.files(commit).values()]
+    assert not any(b"write-token" in content or str(folder).encode() in content for content in published)
+    assert not any(name.endswith("training_args.bin") for name in files)
+    steps = [] if strategy == "end" else ["Step 2", "Step 4"]
+    assert titles(repository) == ["initial commit", *steps, "The adapter"]
 
 
-def test_a_checkpoint_from_the_hub_is_gone_on_with(base, dataset, tmp_path):
+def test_a_checkpoint_from_the_hub_is_gone_on_with(pushed, base, dataset, tmp_path):
     """What is published of a checkpoint is all that resuming needs."""
-    with HubServer(users={"write-token": "alice"}) as hub:
-        result = run_and_push(hub, tmp_path, base, dataset, "--hub_strategy", "all_checkpoints")
-        assert result.returncode == 0, result.stderr
-        files = hub.repo("model", "alice/adapter").files()
+    trained, repository = pushed("all_checkpoints")
     folder = tmp_path / "fetched" / "checkpoint-2"
     folder.mkdir(parents=True)
-    for name, content in files.items():
+    for name, content in repository.files().items():
         if name.startswith("checkpoint-2/"):
             (folder / Path(name).name).write_bytes(content)
     command = launch_command(base, dataset, tmp_path / "again", "--max_steps", 4, "--save_steps", 2)
     train_sft.main(*train_sft.parse_arguments([*command[2:], "--resume_from_checkpoint", str(folder)]))
-    assert_same(weights(tmp_path / "again"), weights(tmp_path / "adapter"))
+    assert_same(weights(tmp_path / "again"), weights(trained / "adapter"))
 
 
 def test_only_our_own_files_go_out_and_no_path_of_this_machine(hub, checkpoint, tmp_path):
@@ -175,8 +187,10 @@ def test_a_secret_in_any_text_is_refused_by_file_name(hub, checkpoint, capsys):
     "name, said", [("alice/adapter", "is public: add --public"), ("bob/adapter", "is not yours: you are alice")]
 )
 def test_what_would_be_refused_at_the_end_is_refused_before_training(hub, base, dataset, tmp_path, name, said):
-    result = run_and_push(hub, tmp_path, base, dataset, "--hub_model_id", name)
-    assert_one_clear_line(result, 1, f"Not pushed to {name}", said, "Nothing was trained")
+    words = ["--push_to_hub", "true", "--hub_model_id", name, "--hub_token", "write-token"]
+    arguments = train_sft.parse_arguments(launch_command(base, dataset, tmp_path / "adapter", *words)[2:])
+    with pytest.raises(SystemExit, match=f"^Not pushed to {name}.* {said}.*Nothing was trained"):
+        train_sft.main(*arguments)
     assert not (tmp_path / "adapter").exists()
     assert titles(hub.repo("model", "alice/adapter")) == ["initial commit"]
 
