@@ -40,7 +40,7 @@ from approach.roles import (
 MIN_SENTENCES = dict(zip(PREFIXES, (5, 20, 20), strict=True))  # of a term, for it to be one of the features
 FOLDS = 5
 DRAWS = 1000
-PARAMETERS = {"c1": 0.5, "c2": 8.0, "max_iterations": 50, "feature.possible_transitions": True}
+PARAMETERS = {"c1": 0.7, "c2": 8.0, "max_iterations": 50, "feature.possible_transitions": True}
 MAX_PROBLEM_WORDS = 50
 AGREED = 0.6  # confidence of the annotators in a label, as CSAbstruct states it: for its labels differ
 

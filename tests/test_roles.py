@@ -1,11 +1,13 @@
 """The tagger that ships, on abstracts written for these tests."""
 
 import random
+from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
+from conftest import ROOT
 
 from approach.data.sentences import SENTENCE_RULES
-from approach.roles import MODEL, ROLES, RoleTagger, load_tagger, name_role
+from approach.roles import MODEL, PREFIXES, ROLES, RoleTagger, load_tagger, name_role
 
 ABSTRACTS = [
     [
@@ -106,3 +108,15 @@ def test_sentences_as_the_script_cuts_them_get_the_same_roles():
     for abstract in ABSTRACTS:
         sentences = SENTENCE_RULES["auto"](" ".join(sentence for _, sentence in abstract))
         assert [name_role(roles) for roles in load_tagger().tag(sentences)] == [role for role, _ in abstract]
+
+
+def test_training_twice_on_the_same_abstracts_gives_the_same_bytes(monkeypatch):
+    spec = spec_from_file_location("train_roles", ROOT / "benchmarks" / "train_roles.py")
+    train_roles = module_from_spec(spec)
+    spec.loader.exec_module(train_roles)
+    monkeypatch.setattr(train_roles, "MIN_SENTENCES", dict.fromkeys(PREFIXES, 1))
+    rows = [{"sentences": [text for _, text in rows], "labels": [role for role, _ in rows]} for rows in ABSTRACTS]
+    rows.append({"sentences": ["Thanks."], "labels": ["other"]})
+    model = train_roles.train(rows)
+    assert model == train_roles.train(rows)
+    assert [name_role(roles) for roles in RoleTagger(model).tag(rows[0]["sentences"])] == rows[0]["labels"]

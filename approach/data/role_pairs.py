@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from approach.roles import Roles, name_role
 
-SURE, POSSIBLE = 0.75, 0.5  # probability of method or objective: of what is taken, and of what may fill up
-ENOUGH_WORDS = 60  # an approach of so many words is not filled up
+SURE, POSSIBLE = 0.8, 0.55  # probability of method or objective: of what is taken, and of what may fill up
+ENOUGH_WORDS = 40  # an approach of so many words is not filled up
 MAX_BACKGROUND_WORDS = 80
 
 # A problem that tells what was done about it. No label sees that: it may well be the abstract's objective.
