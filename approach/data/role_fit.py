@@ -20,7 +20,10 @@ UNLIKE = {  # an abstract's `fit`, and how it is told
     "unsure": f"have a mean confidence below {LOWEST_CONFIDENCE}",
     "objectives": f"have more than {MOST_OBJECTIVES:.0%} objective sentences",
 }
-COST = "of the words of CSAbstruct's approaches 80% are method or objective, of its abstracts that are as unlike 70%"
+COST = (
+    "of the words of CSAbstruct's approaches 80% are method or objective, of its abstracts that are as unlike 70%; on "
+    "the arXiv corpus the tagger gives 60% of lines the label that a reader gave, in the ACL Anthology 74%"
+)
 
 
 def describe_fit(text: str, tagged: Sequence[Roles]) -> str:
