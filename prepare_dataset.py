@@ -8,13 +8,14 @@
 #     "numpy==2.4.6",
 #     "nupunkt==0.8.0",
 #     "pyarrow==26.0.1",
+#     "python-crfsuite==0.9.12",
 #     "rensa==0.5.0",
 #     "scipy==1.17.1",
 #     "transformers==5.23.0",
 # ]
 # ///
 """
-Build the problem–approach dataset from abstracts: the first sentence is the problem, the rest is the approach.
+Build the problem–approach dataset from abstracts: by their first sentences, or by the roles of all their sentences.
 
 Reads abstracts from files or from the Hub and writes a folder that `datasets.load_dataset` opens: Parquet splits that
 share no near duplicates, a card (`README.md`) and `build_report.json`, which counts every dropped row under a reason.
@@ -36,6 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from approach.arguments import PublishArguments, parse, require_ranges
+from approach.data.arguments import MIN_APPROACH_WORDS, RoleArguments
 from approach.files import is_hub_id, read_json, write_json
 from approach.outputs import Output, describe_error, disk_errors_in_one_line, known_by
 from approach.prompt import MAX_PROBLEM_WORDS
@@ -57,7 +59,7 @@ ARXIV_ROWS = 203_037  # of the train split, by its card and by the original repo
 
 
 @dataclass
-class PrepareArguments(PublishArguments):
+class PrepareArguments(RoleArguments, PublishArguments):
     """What to read, how to cut, filter and split it, and where to write and publish it."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder to write; it appears whole or not at all."})
@@ -89,7 +91,9 @@ class PrepareArguments(PublishArguments):
     max_problem_words: int = field(
         default=MAX_PROBLEM_WORDS, metadata={"help": "Drop pairs whose problem has more words."}
     )
-    min_approach_words: int = field(default=90, metadata={"help": "Drop pairs whose approach has fewer words."})
+    min_approach_words: int | None = field(
+        default=None, metadata={"help": "Drop pairs whose approach has fewer words. Default: 90, by roles 30."}
+    )
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer to count lengths in tokens with."})
     max_length: int | None = field(
         default=None, metadata={"help": "Drop pairs of more tokens, which training would cut. Needs --tokenizer_name."}
@@ -131,6 +135,9 @@ class PrepareArguments(PublishArguments):
                 f"path, which is {path}: choose another"
             )
         self.output.check()
+        self.check_roles(ready_made=self.problem_column is not None)
+        if self.min_approach_words is None:
+            self.min_approach_words = MIN_APPROACH_WORDS[self.pair_rule]
         require_ranges(
             self,
             validation_fraction="[0, 0.5)",
@@ -188,6 +195,7 @@ def read_source(args: PrepareArguments) -> "Source":
         approach=args.approach_column,
         id=args.id_column,
         year=args.year_column,
+        category="categories" if args.pair_rule == "roles" else None,
     )
     name, split = args.dataset_name, args.dataset_split
     source = load_source(name, columns, args.dataset_config, args.dataset_revision, split)
@@ -207,6 +215,7 @@ def build(source: "Source", args: PrepareArguments) -> tuple["DatasetDict", dict
         max_problem_words=args.max_problem_words,
         min_approach_words=args.min_approach_words,
         max_length=args.max_length,
+        **args.describe_roles(),
     )
     split_rules = SplitRules(
         validation_fraction=args.validation_fraction,
@@ -232,6 +241,10 @@ def print_summary(report: dict) -> None:
     print(", ".join(f"{name} {size:,}" for name, size in report["splits"].items()))
     if "near_duplicates" in report:
         print("{rows:,} rows in {clusters:,} clusters of near duplicates, {where}".format(**report["near_duplicates"]))
+    if "roles" in report:
+        print(f"By roles, approaches of {report['arguments']['min_approach_words']} words or more are kept")
+        for warning in report["roles"]["warnings"]:
+            print(f"warning: --pair_rule roles: {warning}", file=sys.stderr)
     if missing := {"validation", "test"} - report["splits"].keys():
         print(f"No row for {' and '.join(sorted(missing))}: too small a share, or too few without near duplicates")
 

@@ -13,6 +13,7 @@ from approach.files import first_line, read_json, write_whole
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
 
 DATASET_COLUMNS = ("id", "problem", "approach", "prompt", "completion")
+ROLE_FEATURES = ({"name": "roles", "list": "string"}, {"name": "role_confidence", "dtype": "float64"})
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")  # the Hub's bounds of `size_categories`
 METRICS = {
     "specificity": "specificity",
@@ -54,8 +55,8 @@ def dataset_card(samples: list[dict], report: dict, files: dict[str, dict]) -> s
     """
     The dataset's card: where it comes from, what was dropped, how long its rows are, and what it is not.
 
-    `samples` are the rows to show, `report` is `build_report.json`, and `files` holds the `path` and the `num_bytes`
-    of each split.
+    `samples` are the rows to show, by roles with their `sentences`, `roles` and `uses`; `report` is
+    `build_report.json`, and `files` holds the `path` and the `num_bytes` of each split.
     """
     source = ", ".join(f"{name} {value}" for name, value in report["source"].items() if name != "license" and value)
     lengths = {f"{name}, {key}": value for name, row in report["words"].items() for key, value in row.items()}
@@ -162,7 +163,10 @@ def make_dataset_metadata(report: dict, files: dict[str, dict]) -> DatasetCardDa
             }
         ],
         dataset_info={
-            "features": [{"name": name, "dtype": "string"} for name in DATASET_COLUMNS],
+            "features": [
+                *({"name": name, "dtype": "string"} for name in DATASET_COLUMNS),
+                *(ROLE_FEATURES if "roles" in report else ()),
+            ],
             "splits": [
                 {"name": name, "num_bytes": file["num_bytes"], "num_examples": report["splits"][name]}
                 for name, file in files.items()

@@ -32,9 +32,9 @@ CHAT_TEMPLATE = """\
 """
 
 
-def make_prompt(problem: str) -> str:
-    """What the model reads."""
-    return f"<problem>{problem}</problem><approach>"
+def make_prompt(problem: str, background: str = "") -> str:
+    """What the model reads: the problem, and after it the background where a dataset has one."""
+    return f"<problem>{f'{problem} {background}' if background else problem}</problem><approach>"
 
 
 def make_completion(approach: str) -> str:

@@ -35,7 +35,20 @@ def test_a_script_runs_from_an_installed_wheel_outside_the_clone(installed, abst
     assert "# Problem–approach pairs" in (tmp_path / "pairs" / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_tagger_of_roles_opens_from_an_installed_wheel(installed, tmp_path):
+    code = "from approach.roles import MODEL, load_tagger; print(MODEL, len(load_tagger().tag(['We listen.'])))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.stdout.split() == [str(installed / "approach" / "roles.crfsuite"), "1"], result.stderr
+
+
 def test_the_wheel_holds_rooms_templates_and_metrics(installed):
-    for folder, pattern in (("approach", "**/*.py"), ("approach", "templates/*"), ("metrics", "*.py")):
+    for folder, pattern in (
+        ("approach", "**/*.py"),
+        ("approach", "templates/*"),
+        ("approach", "*.crfsuite"),
+        ("metrics", "*.py"),
+    ):
         names = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob(pattern)}
         assert names and not [name for name in names if not (installed / name).is_file()]

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure  # pyplot would look for a display
 from pyarrow.parquet import read_metadata
 
 from approach.cards import dataset_card
+from approach.data.pairs import COLUMNS, ROLE_COLUMNS
 from approach.files import hash_file, public_name, write_json
 from approach.outputs import Output
 
@@ -24,13 +25,17 @@ NOT_REPORTED = (
     "allow_paths",
 )
 
+# Not told either, for datasets were built before there was a choice: what they say stays the same, byte by byte.
+DEFAULTS = {"pair_rule": "first_sentence", "prompt_context": "problem"}
+SHOWN_ROWS, SHOWN_ROWS_BY_ROLES = 3, 10  # on the card
+
 
 def make_report(arguments: dict, licence: str | None, findings: dict) -> dict:
     """`build_report.json`: source, arguments that were set, the exact command, and what was found of the splits."""
     arguments = {
         name: public_name(value) if name in ("dataset_name", "tokenizer_name") else value
         for name, value in arguments.items()
-        if name not in NOT_REPORTED and value is not None and value is not False
+        if name not in NOT_REPORTED and value is not None and value is not False and value != DEFAULTS.get(name)
     }
     options = shlex.join(part for name, value in arguments.items() for part in (f"--{name}", str(value)))
     place = {name.removeprefix("dataset_"): value for name, value in arguments.items() if name.startswith("dataset_")}
@@ -47,9 +52,11 @@ def write_dataset(splits: DatasetDict, report: dict, output: Output) -> None:
     """Writes the whole folder or nothing; ends with one line on a full disk."""
     with output.written_whole() as folder:
         (folder / "data").mkdir()
-        files = {name: write_split(name, split, folder) for name, split in splits.items()}
+        columns = [*COLUMNS, *(ROLE_COLUMNS if "roles" in report else ())]
+        files = {name: write_split(name, split.select_columns(columns), folder) for name, split in splits.items()}
         plot_funnel(report["funnel"], folder / "funnel.png")
-        samples = [splits["train"][index] for index in range(min(3, len(splits["train"])))]
+        num_shown = min(SHOWN_ROWS_BY_ROLES if "roles" in report else SHOWN_ROWS, len(splits["train"]))
+        samples = [splits["train"][index] for index in range(num_shown)]
         (folder / "README.md").write_text(dataset_card(samples, report, files), encoding="utf-8")
         write_json(folder / "build_report.json", report)
 

@@ -11,7 +11,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from datasets import Dataset, concatenate_datasets, disable_progress_bars
+from datasets import Dataset, Features, concatenate_datasets, disable_progress_bars
 from datasets.fingerprint import get_temporary_cache_files_directory
 from datasets.utils import tqdm
 
@@ -20,16 +20,26 @@ from approach.files import first_line
 MIN_ROWS = 2000  # of a process: fewer take less time than its start
 
 
-def map_rows(rows: Dataset, function: Callable[..., dict], num_proc: int, desc: str, **options) -> Dataset:
+def map_rows(
+    rows: Dataset,
+    function: Callable[..., dict],
+    num_proc: int,
+    desc: str,
+    features: Features | None = None,
+    **options,
+) -> Dataset:
     """
     What `function(batch, **options)` makes of all rows, in their order whatever the number of processes.
+
+    `features` are the types of its columns; without them the first rows decide, which is wrong of lists where those
+    rows have empty ones.
 
     Not by the pool of `Dataset.map`: after Ctrl-C it printed the traces of its processes, or waited for ever. Raises
     ValueError where a row cannot be used.
     """
     num_parts = max(1, min(num_proc, len(rows) // MIN_ROWS))
     if num_parts == 1:
-        return map_part(rows, function, options, desc)
+        return map_part(rows, function, options, desc, features=features)
     folder = Path(tempfile.mkdtemp(dir=get_temporary_cache_files_directory()))
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may wait for ever
     results = [folder / f"{number}.arrow" for number in range(num_parts)]
@@ -37,7 +47,7 @@ def map_rows(rows: Dataset, function: Callable[..., dict], num_proc: int, desc: 
     try:
         for number, result in enumerate(results):
             part = rows.shard(num_parts, number, contiguous=True)
-            work = (part, function, options, desc, result, number == 0)
+            work = (part, function, options, desc, features, result, number == 0)
             process = context.Process(target=work_on_part, args=work, daemon=True)
             with interrupts_held_back():
                 process.start()
@@ -56,7 +66,13 @@ def map_part(rows: Dataset, function: Callable[..., dict], options: dict, desc: 
 
 
 def work_on_part(
-    rows: Dataset, function: Callable[..., dict], options: dict, desc: str, result: Path, shows_progress: bool
+    rows: Dataset,
+    function: Callable[..., dict],
+    options: dict,
+    desc: str,
+    features: Features | None,
+    result: Path,
+    shows_progress: bool,
 ) -> None:
     """What each process does: writes its part to the file `result`, or beside it why it could not."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -65,7 +81,8 @@ def work_on_part(
     if not shows_progress:
         disable_progress_bars()
     try:
-        map_part(rows, function, options, desc, cache_file_name=str(result), new_fingerprint=result.stem)
+        place = {"cache_file_name": str(result), "new_fingerprint": result.stem}
+        map_part(rows, function, options, desc, features=features, **place)
     except Exception as error:  # whatever it is, the first process tells of it
         result.with_suffix(".error").write_text(first_line(error), encoding="utf-8")
         os._exit(1)

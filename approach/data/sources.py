@@ -16,6 +16,7 @@ from approach.files import first_line
 
 FILE_FORMATS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 ID_COLUMNS = ("id", "article_id")
+CATEGORY_COLUMNS = ("categories", "primary_category", "category")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Columns:
     approach: str | None = None
     id: str | None = None
     year: str | None = None
+    category: str | None = None  # arXiv's; any name: look for one of CATEGORY_COLUMNS, which may be missing
 
     @property
     def texts(self) -> list[str]:
@@ -36,7 +38,7 @@ class Columns:
     @property
     def wanted(self) -> list[str]:
         """All columns to read, each once."""
-        return list(dict.fromkeys(name for name in (*self.texts, self.id, self.year) if name))
+        return list(dict.fromkeys(name for name in (*self.texts, self.id, self.year, self.category) if name))
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def read_files(name: str, files: list[str], columns: Columns) -> Source:
     if len(kinds) > 1:
         sys.exit(f"--dataset_name {name}: files of several formats ({', '.join(kinds)}); name one with a glob")
     columns = find_columns(name, columns, find_names(files, kinds[0]))
-    rows = build_dataset(files, kinds[0], columns.wanted, columns.texts)
+    texts = [*columns.texts, columns.category] if columns.category else columns.texts  # may be lists, too
+    rows = build_dataset(files, kinds[0], columns.wanted, texts)
     if not len(rows):
         raise ValueError("there is no row in it")
     return Source(name, rows, columns, None, None, count_lines(files) if kinds[0] == "csv" else None)
@@ -130,6 +133,8 @@ def find_columns(name: str, columns: Columns, names: list[str]) -> Columns:
         columns = replace(columns, abstract="abstract_text")  # the arXiv corpus's first format
     if columns.id is None:
         columns = replace(columns, id=next((column for column in ID_COLUMNS if column in names), None))
+    if columns.category:
+        columns = replace(columns, category=next((column for column in CATEGORY_COLUMNS if column in names), None))
     if missing := [column for column in columns.wanted if column not in names]:
         sys.exit(f"--dataset_name {name}: no column {', '.join(missing)}; it has {', '.join(names)}")
     return columns

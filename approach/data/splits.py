@@ -6,16 +6,26 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, List, Value
 
 from approach.data.duplicates import find_duplicates, highest_similarity
-from approach.data.pairs import COLUMNS, DROP_REASONS, PairRules, build_rows
+from approach.data.pairs import COLUMNS, DROP_REASONS, ROLE_REASONS, PairRules, build_rows
 from approach.data.processes import map_rows
+from approach.data.role_fit import describe_source
 from approach.data.sources import Source
 from approach.files import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+ROLE_FEATURES = Features(
+    {
+        **dict.fromkeys([*COLUMNS, "reason", "fit", "category"], Value("string")),
+        **dict.fromkeys(["year", "problem_words", "approach_words", "tokens", "num_findings"], Value("int64")),
+        **dict.fromkeys(["roles", "sentences", "uses"], List(Value("string"))),
+        "role_confidence": Value("float64"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,14 @@ def build_splits(
     """
     Cuts, filters and splits a source; returns the splits and what `build_report.json` says of them.
 
-    `check_leakage` measures the highest similarity that is left across splits. Ends with one line where no row is left
-    for train.
+    The splits have more columns than the dataset: what is known of each row, for the card. `check_leakage` measures
+    the highest similarity that is left across splits. Ends with one line where no row is left for train.
     """
     findings: dict = {"csv": asdict(source.lines)} if source.lines else {}
-    rows, funnel = build_pairs(source, pair_rules, tokenizer, num_proc)
+    rows = build_pairs(source, pair_rules, tokenizer, num_proc)
+    if pair_rules.by_roles:
+        findings["roles"] = describe_source(rows)
+    rows, funnel = drop_rows(rows)
     years, clusters = rows.with_format("numpy")["year"][:], np.arange(len(rows))
     if split_rules.near_duplicate_threshold and len(rows):
         originals, clusters = find_duplicates(rows, years, split_rules.near_duplicate_threshold, num_proc)
@@ -58,7 +71,8 @@ def build_splits(
         counts = ", ".join(f"{funnel[reason]:,} {reason}" for reason in DROP_REASONS if funnel[reason])
         sys.exit(f"--dataset_name {source.name}: of {len(source.rows):,} rows none is left for train ({counts})")
     kept = sum(map(len, chosen.values()))
-    counts = {reason: funnel[reason] for reason in DROP_REASONS}
+    reasons = [reason for reason in DROP_REASONS if pair_rules.by_roles or reason not in ROLE_REASONS]
+    counts = {reason: funnel[reason] for reason in reasons}
     findings["funnel"] = {"read": len(source.rows), **counts, "kept": kept}
     # A split of no rows cannot be opened: a twentieth of fewer than 20 rows is left out.
     splits = DatasetDict({name: rows.select(indices) for name, indices in chosen.items() if len(indices)})
@@ -66,18 +80,23 @@ def build_splits(
     if check_leakage:
         findings["highest_similarity"] = measure_leakage(splits)
     findings |= describe_rows(splits["train"], with_tokens=tokenizer is not None)
-    return splits.select_columns(list(COLUMNS)), findings
+    return splits, findings
 
 
 def build_pairs(
     source: Source, rules: PairRules, tokenizer: "PreTrainedTokenizerBase | None", num_proc: int
-) -> tuple[Dataset, Counter]:
-    """The pairs that the rules keep, and how many rows went for each reason; ends with one line at an unusable id."""
-    options = {"columns": source.columns, "rules": rules, "tokenizer": tokenizer}
+) -> Dataset:
+    """A pair for each row, those included that are to be dropped; ends with one line at an unusable id."""
+    features = ROLE_FEATURES if rules.by_roles else None
+    options = {"features": features, "columns": source.columns, "rules": rules, "tokenizer": tokenizer}
     try:
-        rows = map_rows(source.rows, build_rows, num_proc, "Cutting abstracts into pairs", **options)
+        return map_rows(source.rows, build_rows, num_proc, "Cutting abstracts into pairs", **options)
     except ValueError as error:
         sys.exit(f"--dataset_name {source.name}: {first_line(error)}")
+
+
+def drop_rows(rows: Dataset) -> tuple[Dataset, Counter]:
+    """The pairs that are kept, and how many rows went for each reason."""
     reasons = rows.data.column("reason").to_numpy()
     return rows.select(np.flatnonzero(reasons == "")), Counter(reasons.tolist())
 

@@ -18,7 +18,8 @@ REPORT_RULES = PairRules("auto", min_sentences=2, max_problem_words=50, min_appr
 
 
 def pair(abstract):
-    return build_pair({"abstract": abstract}, Columns(), REPORT_RULES)
+    found = build_pair({"abstract": abstract}, Columns(), REPORT_RULES)
+    return found.problem, found.approach, found.reason
 
 
 def test_filters_apply_in_the_reports_order_and_at_its_bounds():

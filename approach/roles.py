@@ -1,0 +1,106 @@
+"""The role of each sentence of an abstract: background, objective, method, result or other (docs/roles.md)."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import pycrfsuite
+
+ROLES = ("background", "objective", "method", "result", "other")
+MODEL = Path(__file__).with_name("roles.crfsuite")  # trained by benchmarks/train_roles.py
+
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+WORD = re.compile(r"@?\w+|[%?:;()]")  # `@xmath` is one word
+LONGEST_OPENING = 4  # words that a sentence begins with
+NEIGHBOUR_WEIGHT = 0.5
+PREFIXES = ("=", "<", ">")  # of a feature from the sentence itself, from the one before it, from the one after it
+
+Roles = dict[str, float]  # the probability of each role
+
+
+class RoleTagger:
+    """A linear-chain conditional random field that was trained on labelled abstracts of computer science."""
+
+    def __init__(self, model: bytes):
+        self.model = model  # is read where it lies
+        self.crf = pycrfsuite.Tagger()
+        self.crf.open_inmemory(model)
+        names = self.crf.info().attributes
+        # Most terms of a text are none of the model's: those that are not are left out before it is asked.
+        self.known = [{name[1:]: name for name in names if name[0] == prefix} for prefix in PREFIXES]
+
+    def tag(self, sentences: Sequence[str]) -> list[Roles]:
+        """The probabilities of the roles of each sentence of one abstract, in their order."""
+        if not sentences:
+            return []
+        self.crf.set(pycrfsuite.ItemSequence(list_features(sentences, self.known)))
+        return [{role: self.crf.marginal(role, i) for role in ROLES} for i in range(len(sentences))]
+
+
+@cache
+def load_tagger() -> RoleTagger:
+    """The tagger that ships with this package."""
+    return RoleTagger(MODEL.read_bytes())
+
+
+def name_role(roles: Roles) -> str:
+    """The likeliest role; of equally likely ones the first in ROLES."""
+    return max(roles, key=roles.__getitem__)
+
+
+def describe_confidence(tagged: Sequence[Roles]) -> float:
+    """How sure the tagger is of an abstract's labels: the mean probability of each sentence's likeliest role."""
+    return sum(max(roles.values()) for roles in tagged) / len(tagged) if tagged else 0.0
+
+
+def list_features(sentences: Sequence[str], known: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
+    """
+    The features of each sentence, by name, with their values.
+
+    They are the sentence's terms, those of its neighbours at half the weight, its place and its length. `known` has
+    for each of PREFIXES the terms to take, with their features' names; the others are left out.
+    """
+    own, before, after = known
+    words = [list_words(sentence) for sentence in sentences]
+    terms = [list_terms(row) for row in words]
+    rows = []
+    for i, row in enumerate(terms):
+        features = name_features(row, own, 1.0)
+        if i:
+            features |= name_features(terms[i - 1], before, NEIGHBOUR_WEIGHT)
+        if i + 1 < len(terms):
+            features |= name_features(terms[i + 1], after, NEIGHBOUR_WEIGHT)
+        features |= dict.fromkeys(describe_place(i, len(terms), len(words[i])), 1.0)
+        rows.append(features)
+    return rows
+
+
+def name_features(terms: Sequence[str], known: Mapping[str, str], value: float) -> dict[str, float]:
+    """The features of those terms that are known; without a loop, for most of the time goes here."""
+    return dict.fromkeys(filter(None, map(known.get, terms)), value)
+
+
+def list_words(sentence: str) -> list[str]:
+    """A sentence's words in lower case, with every number as 0, and the few marks that tell of a role."""
+    return WORD.findall(NUMBER.sub("0", sentence.lower()))
+
+
+def list_terms(words: Sequence[str]) -> list[str]:
+    """A sentence's words and pairs of words, and its first words as one term each."""
+    pairs = [f"{one} {other}" for one, other in zip(words, words[1:], strict=False)]
+    openings = ["^" + " ".join(words[:size]) for size in range(1, min(LONGEST_OPENING, len(words)) + 1)]
+    return [*words, *pairs, *openings]
+
+
+def describe_place(i: int, num_sentences: int, num_words: int) -> list[str]:
+    """Where sentence `i` stands, from the start, from the end and of the whole, and how long text and sentence are."""
+    first, last = min(i, 5), min(num_sentences - 1 - i, 5)
+    return [
+        f"#first {first}",
+        f"#last {last}",
+        f"#first {first} last {last}",
+        f"#tenth {10 * i // num_sentences}",
+        f"#sentences {min(num_sentences, 16)}",
+        f"#words {min(num_words // 8, 6)}",
+    ]
