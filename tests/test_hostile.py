@@ -26,7 +26,7 @@ QUICK = 2  # cases of each class whenever the tests are run
 # end with some 24 (races), 38 (links), 52 (inputs) and 60 (code), and all together are over 2,000.
 LONG = {name: 95 for name in CLASSES} | {"numbers": 260, "resumes": 20, "disks": 80, "races": 60, "outputs": 150}
 SLOW = ("resumes",)  # needs a run to go on from
-FOUND_QUICKLY = ("numbers", "rows", "csv", "packed", "inputs", "brackets", "races", "records", "predictions")
+FOUND_QUICKLY = ("numbers", "rows", "csv", "inputs", "races", "records", "predictions")
 FOUND_QUICKLY += ("problems", "markup", "names")
 
 pytestmark = [uploads, pytest.mark.skipif(os.name == "nt", reason="Windows has no fifos, and links ask for rights")]

@@ -121,7 +121,7 @@ def test_ctrl_c_in_prepare_with_two_processes_at_28_moments(abstracts, tmp_path)
     before = {path: path.read_bytes() for path in (tmp_path / "pairs").rglob("*") if path.is_file()}
     for _ in range(28):
         result, took = press_after(rng.uniform(begin, seconds), *command)
-        assert took < 5
+        assert took < 10
         if result.returncode:
             assert_stopped(result)
         assert before == {path: path.read_bytes() for path in (tmp_path / "pairs").rglob("*") if path.is_file()}
