@@ -76,7 +76,8 @@ class LlamaCpp:
         import llama_cpp
 
         self.library, self.rows = llama_cpp, rows
-        llama_cpp.llama_log_set(llama_cpp.llama_log_callback(lambda *_: None), None)
+        self.silence = llama_cpp.llama_log_callback(lambda *_: None)  # kept, or it would be called when it is gone
+        llama_cpp.llama_log_set(self.silence, None)
         self.llama = llama_cpp.Llama(file, vocab_only=True, verbose=False)  # its tokenizer
         self.model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
         params = llama_cpp.llama_context_default_params()
