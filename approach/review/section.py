@@ -65,7 +65,7 @@ def show_share(found: dict) -> Cell:
     if found["value"] is None:
         return Cell("not rated")
     interval = f"{100 * found['low']:.0f} to {100 * found['high']:.0f} %"
-    return Cell(f"{100 * found['value']:.0f} %", [interval, f"of {found['number']}"])
+    return Cell(f"{100 * found['value']:.0f} %", show_beneath(found, interval))
 
 
 def show_number(found: dict, form: str = ".2f") -> Cell:
@@ -73,7 +73,12 @@ def show_number(found: dict, form: str = ".2f") -> Cell:
     if found["value"] is None:
         return Cell("not rated")
     interval = f"{found['low']:{form}} to {found['high']:{form}}"
-    return Cell(f"{found['value']:{form}}", [interval, f"of {found['number']}"])
+    return Cell(f"{found['value']:{form}}", show_beneath(found, interval))
+
+
+def show_beneath(found: dict, interval: str) -> list[str]:
+    """The interval, and of how many; of judgements that are all alike every resample is the same, and says nothing."""
+    return ["all alike" if found["low"] == found["high"] else interval, f"of {found['number']}"]
 
 
 def list_agreement(found: dict[str, dict]) -> Table:

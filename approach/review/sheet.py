@@ -87,6 +87,7 @@ def write_sheet(sheet: Sheet, folder: Path) -> None:
         "style_hash": hash_of(parts["review.css"]),
         "about_drafts": ABOUT_DRAFTS,
         "better": BETTER,
+        "questions": QUESTIONS,
         "sheet": {"id": sheet.name, "raters": sheet.raters, "columns": [question.name for question in QUESTIONS]},
     }
     for name in (PAGE, INSTRUCTIONS):

@@ -1,6 +1,7 @@
 """Shares with intervals, and how far machine scores agree with people."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from approach.review.candidates import AUTHORS, DRAFT, OTHER, System
 from approach.review.machine import compare_scores
 from approach.review.ratings import DraftRating, PairRating, Ratings
 from approach.review.resampling import Draws, draw, measure_shares
+from approach.review.section import show_share
 
 SYSTEMS = [System(name, "none", role) for name, role in (("a", DRAFT), ("b", DRAFT), ("c", DRAFT), ("r", AUTHORS))]
 
@@ -71,6 +73,15 @@ def test_a_share_is_that_of_the_answers_and_its_interval_of_problems_and_raters(
     shares, nothing = measure_shares(ratings, draw(ratings))
     assert shares["fits"] == {"value": 0.5, "low": 0.0, "high": 1.0, "number": 60}
     assert nothing["fits"] == {"value": None, "low": None, "high": None, "number": 0} == shares["use"]
+
+
+def test_judgements_that_are_all_alike_get_no_interval():
+    """Ten of ten are not sure to be all: every resample of them is the same, and so its percentiles say nothing."""
+    ratings = Ratings([System("a", "none", DRAFT)], [[0]] * 10, [1])
+    ratings.drafts.extend(DraftRating(1, problem, 0, {"fits": 1, "wrong": problem % 2}) for problem in range(10))
+    [shares] = measure_shares(ratings, draw(ratings))
+    assert show_share(shares["fits"]).beneath == ["all alike", "of 10"]
+    assert re.fullmatch(r"\d+ to \d+ %", show_share(shares["wrong"]).beneath[0])
 
 
 def test_the_first_draw_is_all_and_the_others_are_the_same_each_time():

@@ -1,5 +1,6 @@
 """What raters get: nothing in it but the texts tells who wrote what."""
 
+import html
 import json
 import random
 import re
@@ -12,6 +13,7 @@ from scipy.stats import binom
 
 from approach.review.candidates import CONTROLS
 from approach.review.design import Item, Size, design_sheet
+from approach.review.questions import QUESTIONS
 from approach.review.sheet import as_text, draw_ids
 
 
@@ -174,6 +176,14 @@ def test_the_system_cannot_be_guessed_from_everything_but_the_text():
 )
 def test_the_guesser_would_find_a_leak(leak):
     assert guess(list_sheets(range(6), leak), list_sheets(range(100, 103), leak))[1] < 1e-6
+
+
+def test_who_fills_the_spreadsheet_is_told_what_each_column_asks_and_takes(sheet):
+    text = html.unescape((sheet / "for_raters" / "instructions.html").read_text(encoding="utf-8"))
+    for question in QUESTIONS:
+        answers = ", ".join(question.answers)
+        assert f"<code>{question.name}</code> ({answers}): {question.text}" in text, question.name
+    assert "<code>ratings-rater-</code> and your number" in text and "<code>'</code> at the beginning" in text
 
 
 def test_markup_and_formulas_in_a_text_are_text(sheet):
