@@ -1,6 +1,7 @@
 """The command line of every script: one parser, so that a flag is written the same way everywhere."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -47,6 +48,8 @@ def parse(
         text = kind.__dataclass_fields__[positional].metadata["help"]
         parser.add_argument(positional, nargs="?", default=argparse.SUPPRESS, help=text)
     try:
+        if any("\0" in word for word in (sys.argv[1:] if argv is None else argv)):
+            raise ValueError("an argument holds the character NUL, which no name may have")
         return parser.parse_args_into_dataclasses(argv)[0]
     except (ValueError, OSError) as error:  # OSError: of a name that is too long to be looked for
         parser.error(first_line(error))

@@ -1,5 +1,6 @@
 """Ctrl-C: from a script's first line to its last it ends in one line on stderr and exit status 130."""
 
+import atexit
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ def listen(text: str = message) -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, stop)
         sys.unraisablehook = raise_again
+        # Called last, since registered first: Python then takes itself apart, and would die of it without a word.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def run(main: Callable[[], object]) -> None:

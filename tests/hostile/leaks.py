@@ -45,7 +45,11 @@ def markup(draw) -> Case:
 
     def judge(result: Result) -> str | None:
         pages = [path for path in (Path("out.html"), Path("out/README.md")) if path.is_file()]
-        live = [path for path in pages if MARKUP in path.read_text(encoding="utf-8")]
+        # A card begins with metadata in YAML, which is no HTML.
+        texts = {
+            path: path.read_text(encoding="utf-8").removeprefix("---\n").rpartition("\n---\n")[2] for path in pages
+        }
+        live = [path for path, text in texts.items() if MARKUP in text]
         return f"let in: markup in {live[0]}" if live else None
 
     return Case(script, command(script, options), harm, judge)

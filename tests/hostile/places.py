@@ -231,7 +231,8 @@ def disks(draw) -> Case:
             def fail(*args, **named):
                 writes[0] += 1
                 if writes[0] >= moment:
-                    raise OSError(number, os.strerror(number), str(args[0])[:50] if args else None)
+                    place = args[0] if args and isinstance(args[0], (str, Path)) else None
+                    raise OSError(number, os.strerror(number), place)
                 return write(*args, **named)
 
             return fail
