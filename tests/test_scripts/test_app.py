@@ -210,7 +210,7 @@ def test_fifty_requests_at_once_are_answered_or_refused_and_leave_nothing_behind
 
     client, memory = Client(server[0], verbose=False), []
     for _ in range(3):
-        arguments = [(PROBLEM, 2, 0.7, 0.9, i, 32, False) for i in range(50)]
+        arguments = [(PROBLEM, 2, 0.7, 0.9, i, 32, 1.15, False) for i in range(50)]
         jobs = [client.submit(*row, api_name="/draft") for row in arguments]
         answers = [str(job.exception(timeout=300) or job.result()) for job in jobs]
         done, refused = (sum(part in answer for answer in answers) for part in ("Done.", "Queue is full"))
