@@ -127,7 +127,7 @@ class DraftBatch:
 
     def go_on(self, decoding: dict) -> dict[int, list[int]]:
         """Writes until enough drafts have ended; those leave: their new tokens, by their prompts' numbers."""
-        budget = min(place.budget - self.count_new(row) for row, place in enumerate(self.places))
+        budget = min(place.budget - new for place, new in zip(self.places, self.count_new(), strict=True))
         processors = []
         if decoding["do_sample"]:
             generators = [place.random for place in self.places]
@@ -147,8 +147,8 @@ class DraftBatch:
         self.mask = pad(self.mask, (0, output.shape[1] - self.ids.shape[1]), value=1)
         self.ids = output
         left, staying = {}, []
-        for row, place in enumerate(self.places):
-            new = self.ids[row, self.ids.shape[1] - self.count_new(row) :].tolist()
+        for row, (place, ids, number) in enumerate(zip(self.places, output.tolist(), self.count_new(), strict=True)):
+            new = ids[len(ids) - number :]
             if len(new) == place.budget or not self.stops.isdisjoint(new):
                 left[place.number] = new
             else:
@@ -156,9 +156,10 @@ class DraftBatch:
         self.keep(staying)
         return left
 
-    def count_new(self, row: int) -> int:
-        """How many tokens of a row's draft there are."""
-        return int(self.mask[row].sum()) - self.places[row].prompt
+    def count_new(self) -> list[int]:
+        """How many tokens of each row's draft there are."""
+        read = self.mask.sum(dim=1).tolist()
+        return [tokens - place.prompt for tokens, place in zip(read, self.places, strict=True)]
 
     def keep(self, rows: list[int]) -> None:
         """Lets all other rows leave, and the columns in which none of these has a token."""

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from typing import TypedDict
@@ -126,37 +126,43 @@ class Drafter:
         `decoding` has `do_sample`, then `temperature` and `top_p`, and `repetition_penalty` or none; `seeds` are the
         drafts' own, else their numbers.
         """
-        seeds = range(len(prompts)) if seeds is None else seeds
-        while True:
+        seeds, drafts = range(len(prompts)) if seeds is None else seeds, {}
+        while rows := [row for row in range(len(prompts)) if row not in drafts]:
+            at_once = min(self.max_batch, len(rows))
             try:
                 with torch.inference_mode():
-                    return self.draft_together(prompts, decoding, seeds)
+                    for row, draft in self.draft_together(rows, prompts, decoding, seeds):
+                        drafts[row] = draft
+                continue
             except torch.OutOfMemoryError:
-                if self.max_batch == 1:
+                if at_once == 1:
                     sys.exit(
                         f"{self.argument} {self.name}: the device's memory is too small for one draft: lower "
                         "--max_new_tokens"
                     )
             # Not in the except block: there the error would keep the tensors of the failed batch in memory.
-            self.max_batch = min(self.max_batch, len(prompts)) // 2
+            self.max_batch = at_once // 2
             torch.cuda.empty_cache()
+        return [drafts[row] for row in range(len(prompts))]
 
-    def draft_together(self, prompts: list[str], decoding: dict, seeds: Sequence[int]) -> list[Draft]:
-        """Drafts for some prompts, as many at once as fit; what ends makes room for the next."""
+    def draft_together(
+        self, rows: Sequence[int], prompts: list[str], decoding: dict, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Draft]]:
+        """Drafts for some rows as they end, as many at once as fit; what ends makes room for the next."""
         texts, context = self.tokenizer(prompts)["input_ids"], context_length(self.model)
         budgets = [min(self.max_new_tokens, context - len(ids)) for ids in texts]
         if min(budgets) < 1:
             longest = max(map(len, texts))
             sys.exit(f"{self.argument} {self.name}: a prompt of {longest} tokens leaves no room for a draft")
-        batch, drafts = DraftBatch(self.model, self.stops), {}
-        waiting = iter(range(len(prompts)))
-        while len(drafts) < len(prompts):
+        batch, waiting = DraftBatch(self.model, self.stops), iter(rows)
+        while True:
             joining = {row: texts[row] for row in itertools.islice(waiting, self.max_batch - len(batch.places))}
             if joining:
                 batch.join(joining, budgets, seeds)
+            if not batch.places:
+                return
             for row, new in batch.go_on(decoding).items():
-                drafts[row] = self.decode(*cut_draft(new, self.stops))
-        return [drafts[row] for row in range(len(prompts))]
+                yield row, self.decode(*cut_draft(new, self.stops))
 
     def decode(self, ids: list[int], has_ended: bool) -> Draft:
         """

@@ -132,6 +132,25 @@ def test_where_memory_ends_the_batch_is_halved_and_nothing_is_made_twice(merged,
     monkeypatch.setattr(tight.model, "generate", lambda **a: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
     with pytest.raises(SystemExit, match="too small for one draft"):
         tight.draft_part(prompts[:1], {"do_sample": False})
+    tight.max_batch = 6  # as before anything was drafted
+    with pytest.raises(SystemExit, match="too small for one draft"):
+        tight.draft_part(prompts[:1], {"do_sample": False})
+
+
+def test_what_is_written_when_memory_ends_is_not_written_again(merged, dataset, monkeypatch):
+    prompts = load_dataset(str(dataset), split="test")["prompt"][:]
+    greedy, drafter = {"do_sample": False}, Drafter(str(merged), max_new_tokens=8, batch_size=2)
+    expected, generate, sizes = drafter.draft_part(prompts, greedy), drafter.model.generate, []
+
+    def ends_once(input_ids, **arguments):
+        sizes.append(len(input_ids))
+        if len(sizes) == 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return generate(input_ids, **arguments)
+
+    monkeypatch.setattr(drafter.model, "generate", ends_once)
+    assert drafter.draft_part(prompts, greedy) == expected
+    assert sizes == [2, 2, *[1] * (len(prompts) - 2)]
 
 
 def differing_rows(drafter, prompts, alone: list[dict], together: list[dict]) -> int:
