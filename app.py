@@ -137,7 +137,7 @@ def build_page(tuned: "DraftingModel", base: "DraftingModel | None", pairs: "Tra
     """The page: problem, buttons and settings above, the drafts below, and what each button does."""
     import gradio as gr
 
-    from approach.drafting.page import read_template
+    from approach.pages import read_template
 
     with gr.Blocks(title="Research approach drafts", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
@@ -246,8 +246,8 @@ def serve(page: "gr.Blocks", host: str | None, port: int | None, allowed_hosts: 
     """Starts the page and returns its address; ends with one line where the address cannot be had."""
     from starlette.middleware import Middleware
 
-    from approach.drafting.page import read_template
     from approach.drafting.visitors import Doorkeeper, list_hosts
+    from approach.pages import read_template
 
     doorkeeper = Middleware(Doorkeeper, hosts=list_hosts(host, allowed_hosts))
     try:

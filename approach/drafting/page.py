@@ -4,16 +4,12 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from html import escape
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from approach.drafting.provenance import Provenance, TrainingPairs
 from approach.drafting.streaming import Draft, DraftingModel, Sampling, stream_drafts
+from approach.pages import PAGES
 from approach.prompt import differences_from_training
 
-TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
-ENVIRONMENT = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
 MAX_PROBLEM_CHARACTERS = 2000  # beyond this it is not a sentence
 MIN_FREE_TOKENS = 32  # that the model's context must leave for a draft
 ARXIV_ID = r"(arXiv:)?(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?"
@@ -73,7 +69,7 @@ def render_drafts(
             }
         )
     markdown = to_markdown(problem, drafts, sampling)
-    template = ENVIRONMENT.get_template("drafts.html")
+    template = PAGES.get_template("drafts.html")
     return template.render(cards=cards, status=status, markdown=markdown, find_url=find_url)
 
 
@@ -85,11 +81,6 @@ def to_markdown(problem: str, drafts: Sequence[Draft], sampling: Sampling) -> st
     settings += f", repetition penalty {sampling.repetition_penalty:g}"
     blocks.append(f"Drafts by a small model ({settings}), to be checked: it invents results and citations.")
     return "\n\n".join(blocks).replace("<", "&lt;") + "\n"
-
-
-def read_template(name: str) -> str:
-    """A style sheet or a script of the page, as it stands in `approach/templates`."""
-    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def list_spans(provenance: Provenance) -> list[tuple[int, int, str]]:

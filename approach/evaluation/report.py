@@ -7,8 +7,6 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from approach.evaluation.plots import Dot, plot_dots, plot_lengths, plot_losses
 from approach.evaluation.records import list_shown, read_predictions, reading
 from approach.evaluation.tables import (
@@ -21,8 +19,8 @@ from approach.evaluation.tables import (
     list_scores,
 )
 from approach.evaluation.verdict import describe_answer
+from approach.pages import PAGES
 
-TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 NUM_RANDOM_CARDS = 3
 WORD = re.compile(r"[^\W\d_]+")
 LINES = {  # what a score is held against: floors, and what a look-up reaches
@@ -49,9 +47,8 @@ def build_page(scores_dir: Path, run_dir: Path | None, people: dict | None = Non
     if run_dir is not None:
         with reading(run_dir / "run.json", "train_sft.py") as path:
             values["run"] = describe_run(json.loads(path.read_text(encoding="utf-8")))
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     with reading(scores_dir / "scores.json", "evaluate_model.py"):
-        return environment.get_template("report.html.jinja").render(values)
+        return PAGES.get_template("report.html.jinja").render(values)
 
 
 def describe_scores(scores: dict) -> dict:

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from approach.files import write_json
+from approach.pages import PAGES, read_template
 from approach.review.candidates import Problem, System
 from approach.review.design import Item
 from approach.review.questions import ABOUT_DRAFTS, BETTER, QUESTIONS
 
-TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 FOR_RATERS, KEY = "for_raters", "key.json"
 PAGE, INSTRUCTIONS = "review.html", "instructions.html"
 LETTERS = "bcdfghjkmnpqrstv"  # no digits, which a spreadsheet would read as a number or a date, and no words
@@ -78,8 +76,7 @@ def write_sheet(sheet: Sheet, folder: Path) -> None:
     """Writes the page, its instructions and a spreadsheet a rater to `for_raters`, and the key beside that folder."""
     raters_folder = folder / FOR_RATERS
     raters_folder.mkdir()
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    parts = {name: (TEMPLATES / name).read_text(encoding="utf-8") for name in ("review.js", "review.css")}
+    parts = {name: read_template(name) for name in ("review.js", "review.css")}
     values = {
         "script": parts["review.js"],
         "style": parts["review.css"],
@@ -91,7 +88,7 @@ def write_sheet(sheet: Sheet, folder: Path) -> None:
         "sheet": {"id": sheet.name, "raters": sheet.raters, "columns": [question.name for question in QUESTIONS]},
     }
     for name in (PAGE, INSTRUCTIONS):
-        text = environment.get_template(f"{name}.jinja").render(values)
+        text = PAGES.get_template(f"{name}.jinja").render(values)
         (raters_folder / name).write_text(text, encoding="utf-8", newline="\n")
     for number, items in enumerate(sheet.raters, start=1):
         write_spreadsheet(sheet.name, number, items, raters_folder / f"sheet-rater-{number}.csv")

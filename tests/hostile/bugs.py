@@ -124,8 +124,7 @@ def take_any_problems(patch: Patch) -> None:
 def show_markup(patch: Patch) -> None:
     from approach.evaluation import report
 
-    environment = report.Environment
-    patch.setattr(report, "Environment", lambda **options: environment(**{**options, "autoescape": False}))
+    patch.setattr(report, "PAGES", report.PAGES.overlay(autoescape=False))
 
 
 def publish_anywhere(patch: Patch) -> None:
