@@ -3,7 +3,7 @@ The same merged model drafting in transformers, as this project uses it, and in 
 
 Each row is a process of its own, greedy or sampled with the shipped repetition penalty, at most 448 tokens: ours in
 batches, as `evaluate_model.py` drafts, ours one at a time, as the page does, plain `generate` in FP32, and llama.cpp
-through llama-cpp-python, one sequence or many at once; there numpy chooses the token from llama.cpp's scores. Speed is
+through llama-cpp-python, one sequence or many at once; the token is chosen here, from llama.cpp's scores. Speed is
 the tokens of all drafts over the seconds from the first prompt to the last draft; loading is not counted. Rows that
 draft one at a time take `--num_single` of the problems.
 
@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, RepetitionPenaltyLogitsProcessor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -39,8 +41,6 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
 
 def draft_with_transformers(args: argparse.Namespace, dtype: str, batch_size: int, decoding: str) -> tuple[int, float]:
     """Tokens and seconds as `evaluate_model.py` drafts; with a batch of one, one problem after the other."""
-    import torch
-
     from approach.drafting.generation import Drafter
     from approach.drafting.partial import PartialDrafts
 
@@ -56,8 +56,6 @@ def draft_with_transformers(args: argparse.Namespace, dtype: str, batch_size: in
 
 def draft_with_generate(args: argparse.Namespace) -> tuple[int, float]:
     """Tokens and seconds of plain `generate` with the merged model's own settings, in FP32."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype="float32", trust_remote_code=False)
     tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
     prompts, count = read_prompts(args)[: args.num_single], 0
@@ -90,7 +88,10 @@ class LlamaCpp:
 
     def draft(self, prompts: list[str], decoding: dict) -> list[list[int]]:
         """The new tokens of each prompt's draft."""
-        library, random = self.library, np.random.default_rng(0)
+        from approach.drafting.sampling import make_generator
+
+        library = self.library
+        randoms = [make_generator(seed, torch.device("cpu")) for seed in range(len(prompts))]
         waiting = [self.llama.tokenize(prompt.encode(), add_bos=False, special=True) for prompt in prompts]
         waiting = list(enumerate(waiting))[::-1]
         drafts: list[list[int]] = [[] for _ in prompts]
@@ -111,7 +112,7 @@ class LlamaCpp:
             for sequence, place in last.items():
                 number, ids, _ = running[sequence]
                 scores = library.llama_get_logits_ith(self.context, place)
-                token = choose(np.ctypeslib.as_array(scores, (self.num_tokens,)), ids, decoding, random)
+                token = choose(np.ctypeslib.as_array(scores, (self.num_tokens,)), ids, decoding, randoms[number])
                 ids.append(token)
                 drafts[number].append(token)
                 if token == self.end or len(drafts[number]) == MAX_NEW_TOKENS:
@@ -127,25 +128,22 @@ class LlamaCpp:
         batch.n_tokens += 1
 
 
-def choose(scores: np.ndarray, ids: list[int], decoding: dict, random: np.random.Generator) -> int:
-    """The next token by transformers' rules: penalty on what was read or written, then greedy, or heat and top-p."""
-    scores, seen = scores.copy(), np.unique(ids)
-    penalty = decoding["repetition_penalty"]
-    scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
-    if not decoding["do_sample"]:
-        return int(scores.argmax())
-    scores = scores / decoding["temperature"]
-    order = np.argsort(-scores)
-    p = np.exp(scores[order] - scores[order[0]])
-    p /= p.sum()
-    kept = max(1, int(np.searchsorted(np.cumsum(p), decoding["top_p"])) + 1)
-    return int(random.choice(order[:kept], p=p[:kept] / p[:kept].sum()))
+def choose(scores: np.ndarray, ids: list[int], decoding: dict, random: torch.Generator) -> int:
+    """The next token, chosen as `Drafter` does."""
+    from approach.drafting.sampling import RowSampler
+
+    scores, ids = torch.from_numpy(scores.copy())[None], torch.tensor([ids])
+    scores = RepetitionPenaltyLogitsProcessor(decoding["repetition_penalty"])(ids, scores)
+    if decoding["do_sample"]:
+        scores = RowSampler(decoding["temperature"], decoding["top_p"], [random])(ids, scores)
+    return int(scores.argmax())
 
 
 def draft_with_llama_cpp(args: argparse.Namespace, file: str, rows: int, decoding: str) -> tuple[int, float]:
     """Tokens and seconds in llama.cpp, `rows` problems at once."""
     from approach.drafting.generation import DECODINGS
 
+    torch.set_num_threads(1)  # it only chooses tokens: more threads of its own would take the cores from llama.cpp
     prompts = read_prompts(args)
     prompts = prompts if rows > 1 else prompts[: args.num_single]
     engine = LlamaCpp(file, rows)

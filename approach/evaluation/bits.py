@@ -102,14 +102,13 @@ def count_bits(drafter: Drafter, prompts: list[str], approaches: list[str], part
     texts = [encode(drafter.tokenizer, *pair) for pair in zip(prompts, approaches, strict=True)]
     shared = count_shared(texts)
     batches = make_batches([len(ids) for ids, _ in texts], shared, drafter.model)
-    beginning = read_beginning(drafter.model, texts[0][0][:shared]) if batches else None
     done = partial.read(key)
-    for rows in tqdm(
-        batches[state.process_index :: state.num_processes], desc="Bits", disable=not state.is_main_process
-    ):
-        if not all(row in done for row in rows):
-            bits = count_together(drafter.model, [texts[row] for row in rows], beginning)
-            partial.append(key, rows, [{"bits": value} for value in bits])
+    own_batches = batches[state.process_index :: state.num_processes]
+    missing = [rows for rows in own_batches if not all(row in done for row in rows)]
+    beginning = read_beginning(drafter.model, texts[0][0][:shared]) if missing else None
+    for rows in tqdm(missing, desc="Bits", disable=not state.is_main_process):
+        bits = count_together(drafter.model, [texts[row] for row in rows], beginning)
+        partial.append(key, rows, [{"bits": value} for value in bits])
     state.wait_for_everyone()
     done = partial.read(key)
     return np.array([done[row]["bits"] if row in done else np.nan for row in range(len(prompts))])

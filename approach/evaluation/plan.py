@@ -11,7 +11,7 @@ from accelerate import PartialState
 from approach.evaluation.choice import Choice
 from approach.evaluation.controls import NEAREST
 from approach.evaluation.systems import TUNED, Drafting
-from approach.files import read_json, write_whole
+from approach.files import read_json, write_json
 
 ALPHA = 0.01
 PLAN = "plan.json"
@@ -57,7 +57,7 @@ def keep_plan(plan: dict, folder: Path) -> None:
     """
     state, path = PartialState(), folder / PLAN
     if state.is_main_process and not path.exists():
-        write_whole(path, json.dumps(plan, indent=2) + "\n")
+        write_json(path, plan)
     state.wait_for_everyone()
     kept = read_json(path)
     if changed := [name for name in plan if kept.get(name) != json.loads(json.dumps(plan[name]))]:

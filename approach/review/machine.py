@@ -54,11 +54,8 @@ def average_use(ratings: Ratings, draws: Draws, judged: Sequence[int]) -> np.nda
             if row.system in judged:
                 said[place, row.problem, judged.index(row.system)] = row.answers[USE.name] - mean
     different = np.unique(draws.raters, axis=0)
-    weights = different[:, :, None, None] * np.isfinite(said)
-    total = weights.sum(axis=1)
-    sums = (weights * np.nan_to_num(said)).sum(axis=1)
-    average = np.divide(sums, total, out=np.full(total.shape, np.nan), where=total > 0)
-    return average.round(9)  # what is equal must stay equal, whatever the order of the sum
+    # Rounded, so that what is equal stays equal, whatever the order of the sum.
+    return mean_of(said, different[:, :, None, None]).round(9)
 
 
 def compare_ranks(scores: np.ndarray, use: np.ndarray, draws: Draws) -> dict:
@@ -66,10 +63,7 @@ def compare_ranks(scores: np.ndarray, use: np.ndarray, draws: Draws) -> dict:
     taus = np.array([[tau_of(scores[row], average[row]) for row in range(len(scores))] for average in use])
     _, drawn = np.unique(draws.raters, axis=0, return_inverse=True)
     by_draw = taus[drawn.reshape(-1)]
-    weights = draws.problems * np.isfinite(by_draw)
-    total, sums = weights.sum(axis=1), (weights * np.nan_to_num(by_draw)).sum(axis=1)
-    means = np.divide(sums, total, out=np.full(len(total), np.nan), where=total > 0)
-    return describe(means, int(np.isfinite(by_draw[0]).sum()))
+    return describe(mean_of(by_draw, draws.problems), int(np.isfinite(by_draw[0]).sum()))
 
 
 def tau_of(scores: np.ndarray, use: np.ndarray) -> float:

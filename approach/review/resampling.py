@@ -52,9 +52,14 @@ def describe(values: np.ndarray, number: int) -> dict:
 
 
 def mean_of(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weighted mean of each draw, `(draws,)`; NaN of a draw in which none counts."""
-    total = weights.sum(axis=1)
-    return np.divide(weights @ values, total, out=np.full(len(weights), np.nan), where=total > 0)
+    """
+    The weighted mean of each draw over the second axis, of the values that are not NaN; NaN where none counts.
+
+    `weights` are of shape `(draws, values, …)`; `values` are of the same, or the same for every draw.
+    """
+    weights = weights * np.isfinite(values)
+    total, sums = weights.sum(axis=1), (weights * np.nan_to_num(values)).sum(axis=1)
+    return np.divide(sums, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
 def measure_shares(ratings: Ratings, draws: Draws) -> list[dict[str, dict]]:
