@@ -73,6 +73,8 @@ class Meter(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.steps[-1][2] = time.monotonic() - self.steps[-1][2]
         self.resident.append(psutil.Process().memory_info().rss / 2**30)
+        control.should_evaluate = False  # transformers would, after the last step, and its tokens would count
+        return control
 
 
 class Accounting(torch.utils._python_dispatch.TorchDispatchMode):
@@ -292,13 +294,17 @@ def measure_rate(width: int, inner: int, dtype: torch.dtype) -> float:
 def main(args) -> None:
     if args.child:
         return run_child(args)
-    rows = []
+    rows, lost = [], []
     for kind in args.kinds.split("; "):
         command = [sys.executable, __file__, "--dataset_name", args.dataset_name, "--model", args.model]
         command += ["--recipe", args.recipe, "--steps", str(args.steps), "--of_steps", str(args.of_steps)]
         command += ["--memory_gib", str(args.memory_gib), "--child", kind]
         command += ["--accounting"] * args.accounting + ["--evaluate"] * args.evaluate
         result = subprocess.run(command, capture_output=True, text=True)
+        if "OutOfMemoryError" in result.stderr:
+            print(f"{kind}: out of memory", flush=True)
+            lost.append(kind)
+            continue
         if result.returncode:
             sys.exit(f"{kind}: {result.stderr[-2000:]}")
         rows.append(json.loads(result.stdout.splitlines()[-1]))
@@ -311,10 +317,11 @@ def main(args) -> None:
         row["to_stock"] = row["tokens_a_second"] / stock if stock else None
         memory = row.get("allocated_gib", row["resident_gib"])
         ratio = f"{row['to_stock']:10.2f}" if stock else ""
-        cells = f"{row['gflops']:9.0f}{row['tokens_a_second']:9.1f}{row['seconds_a_step']:8.1f}{row['padding']:9.1%}"
+        cells = f"{row['gflops']:9.0f}{row['tokens_a_second']:9.1f}{row['seconds_a_step']:8.2f}{row['padding']:9.1%}"
         print(f"{row['kind']:38}{cells}{memory:7.2f}{row['of_limit']:10.2f}{ratio}")
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     found = {"machine": machine, "threads": torch.get_num_threads(), "steps": args.steps, "rows": rows}
+    found["out_of_memory"] = lost
     if args.output:
         Path(args.output).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

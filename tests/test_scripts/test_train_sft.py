@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train_sft
+from approach import models
 from approach.training import machine
 from approach.training.help import LIBRARY_ARGUMENTS
 from approach.training.notices import hide_notices
@@ -104,6 +105,16 @@ def test_an_nvidia_card_with_a_cpu_build_of_torch_stops_the_run(base, dataset, t
         machine.check_machine(arguments[1])
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # as accelerate_configs/cpu.yaml sets it
     machine.check_machine(arguments[1])
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+@pytest.mark.parametrize("asked", ["true", "false"])
+def test_a_processor_without_bfloat16_is_warned_of(base, dataset, tmp_path, monkeypatch, capsys, has_bfloat16, asked):
+    instructions = {"avx512_bf16"} if has_bfloat16 else {"avx2"}
+    monkeypatch.setattr(models, "find_instructions", lambda: instructions)
+    machine.check_machine(training_arguments(base, dataset, tmp_path / "adapter", "--bf16", asked)[1])
+    warned = "add --bf16 false" in capsys.readouterr().err
+    assert warned == (asked == "true" and not has_bfloat16)
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
