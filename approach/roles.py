@@ -1,7 +1,7 @@
 """The role of each sentence of an abstract: background, objective, method, result or other (docs/roles.md)."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ NEIGHBOUR_WEIGHT = 0.5
 PREFIXES = ("=", "<", ">")  # of a feature from the sentence itself, from the one before it, from the one after it
 
 Roles = dict[str, float]  # the probability of each role
+Known = Mapping[str, Sequence[str]]  # the terms that are features, with a feature's name for each of PREFIXES
 
 
 class RoleTagger:
@@ -28,7 +29,7 @@ class RoleTagger:
         self.crf.open_inmemory(model)
         names = self.crf.info().attributes
         # Most terms of a text are none of the model's: those that are not are left out before it is asked.
-        self.known = [{name[1:]: name for name in names if name[0] == prefix} for prefix in PREFIXES]
+        self.known = join_known([name[1:] for name in names if name[0] == prefix] for prefix in PREFIXES)
 
     def tag(self, sentences: Sequence[str]) -> list[Roles]:
         """The probabilities of the roles of each sentence of one abstract, in their order."""
@@ -54,31 +55,36 @@ def describe_confidence(tagged: Sequence[Roles]) -> float:
     return sum(max(roles.values()) for roles in tagged) / len(tagged) if tagged else 0.0
 
 
-def list_features(sentences: Sequence[str], known: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
+def join_known(parts: Iterable[Iterable[str]]) -> Known:
+    """The features' names by term, one for each of PREFIXES, of the terms that each of them has; empty where none."""
+    known: dict[str, list[str]] = {}
+    for place, (prefix, terms) in enumerate(zip(PREFIXES, parts, strict=True)):
+        for term in terms:
+            known.setdefault(term, [""] * len(PREFIXES))[place] = prefix + term
+    return known
+
+
+def list_features(sentences: Sequence[str], known: Known) -> list[dict[str, float]]:
     """
     The features of each sentence, by name, with their values.
 
-    They are the sentence's terms, those of its neighbours at half the weight, its place and its length. `known` has
-    for each of PREFIXES the terms to take, with their features' names; the others are left out.
+    They are the sentence's terms, those of its neighbours at half the weight, its place and its length; of terms those
+    that are known.
     """
-    own, before, after = known
     words = [list_words(sentence) for sentence in sentences]
-    terms = [list_terms(row) for row in words]
+    # Each term is looked up once: most of the time goes here.
+    found = [[known[term] for term in list_terms(row) if term in known] for row in words]
+    own, before, after = ([[names[i] for names in row if names[i]] for row in found] for i in range(len(PREFIXES)))
     rows = []
-    for i, row in enumerate(terms):
-        features = name_features(row, own, 1.0)
+    for i, names in enumerate(own):
+        features = dict.fromkeys(names, 1.0)
         if i:
-            features |= name_features(terms[i - 1], before, NEIGHBOUR_WEIGHT)
-        if i + 1 < len(terms):
-            features |= name_features(terms[i + 1], after, NEIGHBOUR_WEIGHT)
-        features |= dict.fromkeys(describe_place(i, len(terms), len(words[i])), 1.0)
+            features |= dict.fromkeys(before[i - 1], NEIGHBOUR_WEIGHT)
+        if i + 1 < len(found):
+            features |= dict.fromkeys(after[i + 1], NEIGHBOUR_WEIGHT)
+        features |= dict.fromkeys(describe_place(i, len(found), len(words[i])), 1.0)
         rows.append(features)
     return rows
-
-
-def name_features(terms: Sequence[str], known: Mapping[str, str], value: float) -> dict[str, float]:
-    """The features of those terms that are known; without a loop, for most of the time goes here."""
-    return dict.fromkeys(filter(None, map(known.get, terms)), value)
 
 
 def list_words(sentence: str) -> list[str]:

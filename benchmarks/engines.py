@@ -153,16 +153,16 @@ def draft_with_llama_cpp(args: argparse.Namespace, file: str, rows: int, decodin
 
 
 def list_rows(args: argparse.Namespace) -> dict[str, tuple]:
-    """Each row's name, and the function and its arguments that measure it."""
-    rows = {
-        "generate, one, float32": (draft_with_generate,),
-        "ours, one, float32": (draft_with_transformers, "float32", 1, GREEDY),
-        "ours, one, bfloat16": (draft_with_transformers, "bfloat16", 1, GREEDY),
-        "ours, 32, float32": (draft_with_transformers, "float32", 32, GREEDY),
-    }
-    for size in (32, 64):
-        rows[f"ours, {size}, bfloat16"] = (draft_with_transformers, "bfloat16", size, GREEDY)
-    rows["ours, 64, bfloat16, sampled"] = (draft_with_transformers, "bfloat16", 64, SAMPLED)
+    """Each row's name, and the function and its arguments that measure it; no dtype that this processor emulates."""
+    from approach.models import fastest_dtype
+
+    rows: dict[str, tuple] = {"generate, one, float32": (draft_with_generate,)}
+    fastest = str(fastest_dtype(torch.device("cpu"))).removeprefix("torch.")
+    for dtype in dict.fromkeys(("float32", fastest)):
+        for size in (1, 32, 64):
+            name = f"ours, {size if size > 1 else 'one'}, {dtype}"
+            rows[name] = (draft_with_transformers, dtype, size, GREEDY)
+    rows[f"ours, 64, {fastest}, sampled"] = (draft_with_transformers, fastest, 64, SAMPLED)
     for file in args.gguf:
         name = "llama.cpp " + file.removesuffix(".gguf").rpartition(".")[2]
         rows[f"{name}, one"] = (draft_with_llama_cpp, file, 1, GREEDY)

@@ -31,6 +31,7 @@ from approach.roles import (
     Roles,
     RoleTagger,
     describe_confidence,
+    join_known,
     list_features,
     list_terms,
     list_words,
@@ -67,9 +68,7 @@ def train(rows: Sequence[dict]) -> bytes:
     counts = Counter(
         term for row in rows for text in row["sentences"] for term in dict.fromkeys(list_terms(list_words(text)))
     )
-    known = []
-    for prefix, limit in MIN_SENTENCES.items():
-        known.append({term: prefix + term for term, count in counts.items() if count >= limit})
+    known = join_known([term for term, count in counts.items() if count >= limit] for limit in MIN_SENTENCES.values())
     trainer = pycrfsuite.Trainer(verbose=False)
     trainer.set_params(PARAMETERS)
     for row in rows:

@@ -26,7 +26,7 @@ class RoleArguments:
         },
     )
     keep_telling_problems: bool = field(
-        default=False, metadata={"help": "By roles: keep problems that tell their own approach ('we propose …')."}
+        default=False, metadata={"help": "By roles: a problem may tell its own approach ('we propose …')."}
     )
     keep_findings: bool = field(
         default=False, metadata={"help": "By roles: keep sentences such as 'We find that …' in the approach."}

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from approach.roles import Roles, name_role
 
-SURE, POSSIBLE = 0.8, 0.55  # probability of method or objective: of what is taken, and of what may fill up
+SURE, POSSIBLE = 0.8, 0.5  # probability of method or objective: of what is taken, and of what may fill up
+SURE_PROBLEM = 0.7  # probability of background or objective, of a problem that is not the first possible one
 ENOUGH_WORDS = 40  # an approach of so many words is not filled up
 MAX_BACKGROUND_WORDS = 80
 
@@ -47,21 +48,25 @@ def choose_sentences(
     sentences: Sequence[str], tagged: Sequence[Roles], keep_telling_problems: bool = False, keep_findings: bool = False
 ) -> Choice:
     """
-    The problem is the first background or objective sentence; method and objective sentences after it the approach.
+    The problem is the first background or objective sentence, method and objective sentences after it the approach.
 
-    The rest of the background follows the problem in the prompt, where that is asked for. A sentence is used once.
+    Where the first tells its own approach the next sure one that does not is the problem. The rest of the background
+    follows the problem in the prompt, where that is asked for. A sentence is used once.
     """
     roles = [name_role(probabilities) for probabilities in tagged]
-    problem = next((i for i, role in enumerate(roles) if role in ("background", "objective")), None)
-    if problem is None:
+    first, *later = [i for i, role in enumerate(roles) if role in ("background", "objective")] or [None]
+    if first is None:
         return Choice("no_problem")
-    if TELLS_APPROACH.search(sentences[problem]) and not keep_telling_problems:
-        return Choice("problem_tells_approach", problem)
+    sure = [i for i in later if tagged[i]["background"] + tagged[i]["objective"] >= SURE_PROBLEM]
+    told = {i for i in (first, *sure) if TELLS_APPROACH.search(sentences[i]) and not keep_telling_problems}
+    problem = next((i for i in (first, *sure) if i not in told), None)
+    if problem is None:
+        return Choice("problem_tells_approach", first)
     after = range(problem + 1, len(sentences))
-    sure = {i: tagged[i]["method"] + tagged[i]["objective"] for i in after}
-    possible = [i for i in after if sure[i] >= POSSIBLE]
+    done = {i: tagged[i]["method"] + tagged[i]["objective"] for i in after}
+    possible = [i for i in after if done[i] >= POSSIBLE]
     findings = [] if keep_findings else [i for i in possible if FINDING.match(sentences[i])]
-    approach = choose_approach(sentences, {i: sure[i] for i in possible if i not in findings})
+    approach = choose_approach(sentences, {i: done[i] for i in possible if i not in findings})
     rest = [i for i in after if roles[i] == "background" and i not in approach]
     background = choose_background(sentences, rest)
     return Choice("" if approach else "no_approach", problem, approach, background, len(findings))

@@ -1,9 +1,12 @@
 """`prepare_dataset.py --pair_rule roles`, on abstracts written for these tests."""
 
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
-from conftest import assert_one_clear_line, run_script, write_jsonl
+from conftest import ROOT, assert_one_clear_line, run_script, write_jsonl
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 from test_roles import ABSTRACTS
@@ -147,6 +150,26 @@ def test_categories_outside_computer_science_are_named_and_leave_ids_as_they_are
     assert report["categories"] == {"abstracts": 3, "other_than_cs": {"math.CO": 1, "hep-th": 1}}
     assert "2 of 3 abstracts are of other categories than cs.* (math.CO 1, hep-th 1)" in report["warnings"][-1]
     assert load_dataset(str(folder))["train"]["id"][:] == without
+
+
+def test_killed_while_tagging_leaves_nothing_and_the_next_run_all_of_it(tmp_path):
+    path = write_jsonl(tmp_path / "abstracts.jsonl", [row(SPEECH, id="speech"), row(SENSORS, id="sensors")])
+    code = (
+        "import sys, time, prepare_dataset as p, approach.data.pairs as pairs\n"
+        "def slow():\n    print('tagging', flush=True); time.sleep(60)\n"
+        "pairs.load_tagger = slow\n"
+        "p.main(p.parse_arguments(sys.argv[1:]))\n"
+    )
+    arguments = ["--dataset_name", str(path), "--output_dir", str(tmp_path / "pairs"), "--pair_rule", "roles"]
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "tagging\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert [found.name for found in tmp_path.iterdir()] == ["abstracts.jsonl"]
+    folder = build(tmp_path, [row(SPEECH, id="speech"), row(SENSORS, id="sensors")])
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["abstracts.jsonl", "pairs"]
+    assert len(load_dataset(str(folder))["train"]) == 2
 
 
 def test_two_processes_write_the_same_bytes_as_one(tmp_path, monkeypatch):
