@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import pad
 from transformers import Cache, DynamicLayer, PreTrainedModel, StoppingCriteria
 
-from approach.drafting.sampling import RowSampler, make_generator
+from approach.drafting.guidance import pair
+from approach.drafting.sampling import make_generator, make_processors
 
 LEAVING = 8  # once one in so many places of a batch is free, the ended drafts leave and others join
 ROOM = 64  # tokens for which a layer's cache is made larger at a time
@@ -66,8 +67,8 @@ class RoomyLayer(DynamicLayer):
 class EnoughFree(StoppingCriteria):
     """Interrupts a batch once one in `LEAVING` of its drafts has ended, so that the ended ones can leave it."""
 
-    def __init__(self, num_drafts: int, stops: set[int], device: torch.device):
-        self.ended = torch.zeros(num_drafts, dtype=torch.bool, device=device)
+    def __init__(self, num_rows: int, stops: set[int], device: torch.device):
+        self.ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
         self.stops = torch.tensor(sorted(stops), device=device)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
@@ -91,20 +92,21 @@ class DraftBatch:
 
     Rows are aligned on the right. On the left a row is filled with its own first token, masked: a repetition penalty
     counts what is masked, too, and a padding token that also ends drafts would end the padded ones more rarely.
+
+    Where the prompt of an `empty` problem is given the drafts are guided: each has a second row, which begins with it.
     """
 
-    def __init__(self, model: PreTrainedModel, stops: set[int]):
-        self.model, self.stops = model, stops
+    def __init__(self, model: PreTrainedModel, stops: set[int], empty: list[int] | None = None):
+        self.model, self.stops, self.empty = model, stops, empty
+        self.rows_per_draft = 1 if empty is None else 2  # its own first
         self.places: list[Place] = []
         self.ids = self.mask = torch.empty(0, 0, dtype=torch.long, device=model.device)
         self.cache: Cache | None = None
 
     def join(self, prompts: Mapping[int, list[int]], budgets: Sequence[int], seeds: Sequence[int]) -> None:
         """Reads prompts, all but their last tokens, and adds them, each with its draft's budget of tokens and seed."""
-        width = max(2, *map(len, prompts.values()))  # two, so that there is something to read
-        ids = [ids[:1] * (width - len(ids)) + ids for ids in prompts.values()]
-        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts.values()]
-        ids, mask = (torch.tensor(rows, device=self.model.device) for rows in (ids, mask))
+        texts = list(prompts.values()) if self.empty is None else pair(prompts.values(), self.empty)
+        ids, mask = align(texts, self.model.device)
         cache = Cache(layer_class_to_replicate=RoomyLayer)
         self.model.base_model(
             input_ids=ids[:, :-1],
@@ -119,7 +121,7 @@ class DraftBatch:
         if self.cache is None:
             self.ids, self.mask, self.cache = ids, mask, cache
             return
-        width = max(width, self.ids.shape[1])
+        width = max(ids.shape[1], self.ids.shape[1])
         self.ids = torch.cat([widen(part, width) for part in (self.ids, ids)])
         self.mask = torch.cat([pad(part, (width - part.shape[1], 0)) for part in (self.mask, mask)])
         for layer, other in zip(self.cache.layers, cache.layers, strict=True):
@@ -128,51 +130,63 @@ class DraftBatch:
     def go_on(self, decoding: dict) -> dict[int, list[int]]:
         """Writes until enough drafts have ended; those leave: their new tokens, by their prompts' numbers."""
         budget = min(place.budget - new for place, new in zip(self.places, self.count_new(), strict=True))
-        processors = []
-        if decoding["do_sample"]:
-            generators = [place.random for place in self.places]
-            processors = [RowSampler(decoding["temperature"], decoding["top_p"], generators)]
+        processors = make_processors(
+            guidance=decoding["guidance"] if self.empty else 1,
+            repetition_penalty=decoding.get("repetition_penalty", 1.0),
+            temperature=decoding["temperature"] if decoding["do_sample"] else 0,
+            top_p=decoding.get("top_p", 1.0),
+            generators=[place.random for place in self.places],
+        )
         output = self.model.generate(
             input_ids=self.ids,
             attention_mask=self.mask,
             past_key_values=self.cache,
             do_sample=False,  # RowSampler leaves one token to choose
-            repetition_penalty=decoding.get("repetition_penalty"),  # which comes before it
             logits_processor=processors,
             max_new_tokens=budget,
             eos_token_id=sorted(self.stops) or None,
             pad_token_id=min(self.stops, default=0),
-            stopping_criteria=[EnoughFree(len(self.places), self.stops, self.ids.device)],
+            stopping_criteria=[EnoughFree(len(self.ids), self.stops, self.ids.device)],
         )
         self.mask = pad(self.mask, (0, output.shape[1] - self.ids.shape[1]), value=1)
         self.ids = output
         left, staying = {}, []
-        for row, (place, ids, number) in enumerate(zip(self.places, output.tolist(), self.count_new(), strict=True)):
+        own = output[:: self.rows_per_draft].tolist()
+        for i, (place, ids, number) in enumerate(zip(self.places, own, self.count_new(), strict=True)):
             new = ids[len(ids) - number :]
             if len(new) == place.budget or not self.stops.isdisjoint(new):
                 left[place.number] = new
             else:
-                staying.append(row)
+                staying.append(i)
         self.keep(staying)
         return left
 
     def count_new(self) -> list[int]:
-        """How many tokens of each row's draft there are."""
-        read = self.mask.sum(dim=1).tolist()
+        """How many tokens of each draft there are."""
+        read = self.mask[:: self.rows_per_draft].sum(dim=1).tolist()
         return [tokens - place.prompt for tokens, place in zip(read, self.places, strict=True)]
 
-    def keep(self, rows: list[int]) -> None:
-        """Lets all other rows leave, and the columns in which none of these has a token."""
-        self.places = [self.places[row] for row in rows]
-        if not rows:
+    def keep(self, staying: list[int]) -> None:
+        """Lets all other drafts leave, and the columns in which none of these has a token."""
+        self.places = [self.places[number] for number in staying]
+        if not staying:
             self.cache = None
             return
+        rows = [number * self.rows_per_draft + row for number in staying for row in range(self.rows_per_draft)]
         kept = torch.tensor(rows, device=self.ids.device)
         first = int(self.mask[kept].argmax(dim=1).min())
         self.ids, self.mask = self.ids[kept, first:], self.mask[kept, first:]
         self.cache.batch_select_indices(kept)
         for layer in self.cache.layers:
             layer.cut(first)
+
+
+def align(texts: Sequence[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask of texts, aligned on the right, of at least two columns so that there is something to read."""
+    width = max(2, *map(len, texts))
+    ids = [text[:1] * (width - len(text)) + text for text in texts]
+    mask = [[0] * (width - len(text)) + [1] * len(text) for text in texts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def widen(ids: torch.Tensor, width: int) -> torch.Tensor:

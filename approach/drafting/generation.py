@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from approach.drafting.batch import DraftBatch
 from approach.drafting.partial import PartialDrafts
 from approach.models import context_length, fastest_dtype, find_stops, load_model, weights_digest
-from approach.prompt import END_TAG, MAX_NEW_TOKENS, REPETITION_PENALTY
+from approach.prompt import END_TAG, MAX_NEW_TOKENS, REPETITION_PENALTY, make_prompt
 
 DECODINGS = {
     "greedy": {"do_sample": False},
@@ -123,8 +123,8 @@ class Drafter:
         """
         Drafts for some prompts, fewer at once where the device's memory is too small for a whole batch.
 
-        `decoding` has `do_sample`, then `temperature` and `top_p`, and `repetition_penalty` or none; `seeds` are the
-        drafts' own, else their numbers.
+        `decoding` has `do_sample`, then `temperature` and `top_p`, and `repetition_penalty` and `guidance` or none;
+        `seeds` are the drafts' own, else their numbers.
         """
         seeds, drafts = range(len(prompts)) if seeds is None else seeds, {}
         while rows := [row for row in range(len(prompts)) if row not in drafts]:
@@ -154,7 +154,8 @@ class Drafter:
         if min(budgets) < 1:
             longest = max(map(len, texts))
             sys.exit(f"{self.argument} {self.name}: a prompt of {longest} tokens leaves no room for a draft")
-        batch, waiting = DraftBatch(self.model, self.stops), iter(rows)
+        empty = None if decoding.get("guidance", 1) == 1 else self.tokenizer(make_prompt(""))["input_ids"]
+        batch, waiting = DraftBatch(self.model, self.stops, empty), iter(rows)
         while True:
             joining = {row: texts[row] for row in itertools.islice(waiting, self.max_batch - len(batch.places))}
             if joining:

@@ -1,9 +1,11 @@
-"""Drawing tokens: each draft with random numbers of its own."""
+"""Choosing tokens: what is done to a model's scores, and drawing with random numbers of each draft's own."""
 
 from collections.abc import Sequence
 
 import torch
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, RepetitionPenaltyLogitsProcessor
+
+from approach.drafting.guidance import Guided
 
 SORTED = 1024  # tokens that are sorted at first: nearly always more than top-p keeps
 
@@ -34,6 +36,26 @@ class RowSampler(LogitsProcessor):
         last = (p > 0).sum(-1, keepdim=True) - 1
         tokens = likeliest.indices.gather(1, places.minimum(last))
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0)
+
+
+def make_processors(
+    guidance: float,
+    repetition_penalty: float,
+    temperature: float,
+    top_p: float,
+    generators: Sequence[torch.Generator],
+) -> list[LogitsProcessor]:
+    """
+    What is done to the scores, in this order: guidance, the repetition penalty, drawing by temperature and top-p.
+
+    Guidance of 1, a penalty of 1 and a temperature of 0 are none. A guided batch has two rows a draft (`Guided`).
+    """
+    processors: list[LogitsProcessor] = []
+    if repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty))
+    if temperature:
+        processors.append(RowSampler(temperature, top_p, generators))
+    return processors if guidance == 1 else [Guided(guidance, processors)]
 
 
 def make_generator(seed: int, device: torch.device) -> torch.Generator:

@@ -15,7 +15,9 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
-from approach.drafting.sampling import RowSampler, make_generator
+from approach.drafting.batch import align
+from approach.drafting.guidance import OwnRows, pair
+from approach.drafting.sampling import make_generator, make_processors
 from approach.models import context_length, default_device, fastest_dtype, find_stops, load_model, require_trained
 from approach.prompt import REPETITION_PENALTY, encode_problem
 
@@ -32,6 +34,7 @@ class Sampling:
     seed: int
     max_new_tokens: int
     repetition_penalty: float = REPETITION_PENALTY  # 1: none
+    guidance: float = 1.0  # of tuned models, against an empty problem; 1: none
 
 
 @dataclass
@@ -126,24 +129,32 @@ def generate(
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> list[list[int]]:
     """Writes one draft a seed, until all have ended or `is_stopped`; the new token ids of each, padded at the end."""
-    model, prompt = drafter.model, drafter.encode(problem).to(drafter.model.device)
-    stops, processors = sorted(drafter.stops()), []
-    if sampling.temperature:
-        generators = [make_generator(seed, model.device) for seed in seeds]
-        processors = [RowSampler(sampling.temperature, sampling.top_p, generators)]
+    model, stops = drafter.model, sorted(drafter.stops())
+    guidance = sampling.guidance if drafter.tuned else 1
+    prompts = [drafter.encode(problem)["input_ids"][0].tolist()] * len(seeds)
+    if guidance != 1:
+        prompts = pair(prompts, drafter.encode("")["input_ids"][0].tolist())
+        streamer = streamer and OwnRows(streamer)
+    ids, mask = align(prompts, model.device)
     output = model.generate(
-        input_ids=prompt["input_ids"].repeat(len(seeds), 1),
-        attention_mask=prompt["attention_mask"].repeat(len(seeds), 1),
+        input_ids=ids,
+        attention_mask=mask,
         do_sample=False,  # RowSampler leaves one token to choose
-        repetition_penalty=sampling.repetition_penalty,  # which comes before RowSampler
-        logits_processor=processors,
+        repetition_penalty=1.0,  # the model may ship one; the one asked for is among the processors
+        logits_processor=make_processors(
+            guidance=guidance,
+            repetition_penalty=sampling.repetition_penalty,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            generators=[make_generator(seed, model.device) for seed in seeds],
+        ),
         max_new_tokens=min(sampling.max_new_tokens, drafter.count_free_tokens(problem)),
         eos_token_id=stops or None,
         pad_token_id=stops[0] if stops else None,
         streamer=streamer,
         stopping_criteria=[lambda ids, scores, **_: torch.full((len(ids),), is_stopped(), device=ids.device)],
     )
-    return output[:, prompt["input_ids"].shape[1] :].tolist()
+    return output[:: len(prompts) // len(seeds), ids.shape[1] :].tolist()
 
 
 def write_draft(
