@@ -59,6 +59,12 @@ class DraftArguments:
     repetition_penalty: float = field(
         default=REPETITION_PENALTY, metadata={"help": "Above 1: words that were used get less likely; 1: no penalty."}
     )
+    guidance: float = field(
+        default=1.0,
+        metadata={
+            "help": "Above 1: words that the problem makes likelier count more, at twice the time; 1: no guidance."
+        },
+    )
     max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata={"help": "Longest draft, in tokens."})
 
     def __post_init__(self):
@@ -70,6 +76,7 @@ class DraftArguments:
             max_new_tokens="[1, inf)",
             temperature="[0, inf)",
             repetition_penalty="[1, 2]",
+            guidance="[1, 5]",
             top_p="(0, 1]",
             seed="[0, 4294967295]",
         )
@@ -100,6 +107,7 @@ def main(args: DraftArguments) -> None:
         seed=args.seed,
         max_new_tokens=args.max_new_tokens,
         repetition_penalty=args.repetition_penalty,
+        guidance=args.guidance,
     )
     model = (args.model_name_or_path, "--model_name_or_path")
     if args.problem is not None:

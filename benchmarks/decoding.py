@@ -5,6 +5,7 @@ How drafts behave and how specific they are, by decoding, on validation rows: th
 """
 
 import argparse
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -30,25 +31,24 @@ def main(args: argparse.Namespace) -> None:
     )
     weights = specificity.weigh([row["approach"] for row in load_rows(args.dataset_name, None, "train")])
     references, problems = ([row[name] for row in rows] for name in ("approach", "problem"))
-    drafter = Drafter(args.model, batch_size=32, dtype=getattr(torch, args.dtype))
-    for penalty in args.penalties:
-        for name, decoding in (("greedy", GREEDY), ("sampled", SAMPLED)):
-            torch.manual_seed(args.seed)
-            started, options = time.monotonic(), {**decoding, "repetition_penalty": penalty}
-            drafts = drafter.draft_part([row["prompt"] for row in rows], options)
-            texts = [draft["prediction"] for draft in drafts]
-            pairs, terms = specificity.statistics(texts, references, problems, weights)
-            by_row = pairs.sum(axis=1) / (len(rows) - 1)
-            repeated = behaviour.compute(predictions=texts, references=references, problems=problems)[
-                "repeated_4grams"
-            ]
-            print(
-                f"{name:8} penalty {penalty:<5} specificity {by_row.mean():.4f} ± "
-                f"{by_row.std(ddof=1) / len(rows) ** 0.5:.4f}  new-term F1 {terms[:, 0].mean():.3f}  "
-                f"ended {np.mean([draft['ended'] for draft in drafts]):.0%}  repeated 4-grams {repeated:.2%}  "
-                f"tokens {np.mean([draft['num_tokens'] for draft in drafts]):.0f}  {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
+    drafter = Drafter(args.model, args.max_new_tokens, dtype=args.dtype and getattr(torch, args.dtype))
+    decodings = itertools.product(args.penalties, args.guidances, (("greedy", GREEDY), ("sampled", SAMPLED)))
+    for penalty, guidance, (name, decoding) in decodings:
+        started = time.monotonic()
+        options = {**decoding, "repetition_penalty": penalty, "guidance": guidance}
+        drafts = drafter.draft_part([row["prompt"] for row in rows], options)
+        texts = [draft["prediction"] for draft in drafts]
+        pairs, terms = specificity.statistics(texts, references, problems, weights)
+        by_row = pairs.sum(axis=1) / (len(rows) - 1)
+        about = behaviour.compute(predictions=texts, references=references, problems=problems)
+        print(
+            f"{name:8} penalty {penalty:<5} guidance {guidance:<4} specificity {by_row.mean():.4f} ± "
+            f"{by_row.std(ddof=1) / len(rows) ** 0.5:.4f}  new-term F1 {terms[:, 0].mean():.3f}  "
+            f"ended {np.mean([draft['ended'] for draft in drafts]):.0%}  "
+            f"repeated 4-grams {about['repeated_4grams']:.2%}  "
+            f"tokens {np.mean([draft['num_tokens'] for draft in drafts]):.0f}  {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
@@ -57,6 +57,7 @@ if __name__ == "__main__":
     parser.add_argument("--dataset_name", required=True, help="Pairs that prepare_dataset.py wrote.")
     parser.add_argument("--rows", type=int, default=96, help="Validation rows, the first by id.")
     parser.add_argument("--penalties", type=float, nargs="+", default=[1.0, 1.1, 1.15], help="Repetition penalties.")
-    parser.add_argument("--dtype", default="bfloat16", help="Precision of the weights.")
-    parser.add_argument("--seed", type=int, default=0, help="Random seed of sampled drafts.")
+    parser.add_argument("--guidances", type=float, nargs="+", default=[1.0], help="Strengths of guidance; 1: none.")
+    parser.add_argument("--max_new_tokens", type=int, default=448, help="Longest draft, in tokens.")
+    parser.add_argument("--dtype", help="Precision of the weights; the fastest of the device without it.")
     main(parser.parse_args())

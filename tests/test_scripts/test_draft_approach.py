@@ -42,6 +42,16 @@ def test_what_is_printed_is_the_draft_and_the_seed_alone_decides_it(merged, draf
     assert three[1].strip() == "".join(c if c.isprintable() else " " for c in expected)
 
 
+def test_guidance_changes_the_draft_and_one_is_none(merged, drafter, capsys):
+    greedy = ("--temperature", "0")
+    plain, none, guided = (
+        print_with(merged, capsys, *greedy, *more) for more in ([], ["--guidance", "1"], ["--guidance", "3"])
+    )
+    expected = write_draft(drafter, PROBLEM, 42, Sampling(1, 0, 0.9, 42, 12, guidance=3.0)).text
+    assert none == plain != guided
+    assert guided[0].strip() == "".join(c if c.isprintable() else " " for c in expected)
+
+
 def test_an_adapter_drafts_what_the_merged_model_drafts(merged, trained, capsys):
     greedy = print_with(merged, capsys, "--temperature", "0")
     assert greedy == print_with(trained.adapter, capsys, "--temperature", "0") and greedy[0]
