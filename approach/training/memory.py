@@ -63,7 +63,8 @@ def count_activations(config, tokens: int, training_args: SFTConfig) -> int:
     """How many numbers the layers keep for the backward pass of a step of `tokens` positions."""
     width, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * width
-    layer = tokens * (14 * width + 5 * inner)
+    attention = config.num_attention_heads * (getattr(config, "head_dim", None) or width // config.num_attention_heads)
+    layer = tokens * (7 * width + 7 * attention + 5 * inner)
     every = (training_args.activation_checkpointing_kwargs or {}).get("every_n_layers", 1)
     bare = -(-layers // every) if training_args.activation_checkpointing else 0  # layers that keep only their input
     whole = max(layers - bare, (bare - 1) * (every - 1) + 1)  # with the one computed again, and what is above it gone

@@ -135,14 +135,6 @@ def test_a_base_padded_beyond_its_tokenizer_merges_to_one_size(dataset, tmp_path
     assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) == model.config.vocab_size
 
 
-def test_tied_embeddings_train_and_merge(dataset, tmp_path):
-    base = make_base(tmp_path / "base", tied=True)
-    train_sft.main(*training_arguments(base, dataset, tmp_path / "adapter", "--max_steps", "2"))
-    merge(tmp_path / "adapter", tmp_path / "model")
-    report = json.loads((tmp_path / "model" / "merge.json").read_text(encoding="utf-8"))
-    assert report["difference_to_adapter"] <= MAX_LOGIT_DIFFERENCE
-
-
 def test_an_adapter_that_changes_nothing_is_refused(trained, tmp_path):
     adapter = copy_unrecorded(trained, tmp_path / "adapter")
     weights = load_file(adapter / "adapter_model.safetensors")

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 import yaml
+from bases import BASES
 from bitsandbytes.functional import has_avx512bf16
 from conftest import ROOT, assert_one_clear_line, make_base, run_script, training_arguments
 from peft import AutoPeftModelForCausalLM
@@ -120,7 +121,8 @@ def test_a_processor_without_bfloat16_is_warned_of(base, dataset, tmp_path, monk
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_trains_a_tiny_model_of_its_kind_for_two_steps(recipe, wide_base, dataset, tmp_path):
-    keys = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    keys, kind = yaml.safe_load(recipe.read_text(encoding="utf-8")), recipe.stem.partition("_")[0]
+    base = BASES[kind](tmp_path / "base") if kind in BASES else wide_base
     assert {"bf16", "dtype", "use_peft", "seed", "max_length"} <= keys.keys(), "what decides a run is written out"
     short = [
         "--max_steps",
@@ -138,7 +140,7 @@ def test_every_recipe_trains_a_tiny_model_of_its_kind_for_two_steps(recipe, wide
         short += ["--eval_strategy", "no", "--eval_on_start", "false"]
     places = [
         "--model_name_or_path",
-        str(wide_base),
+        str(base),
         "--dataset_name",
         str(dataset),
         "--output_dir",
