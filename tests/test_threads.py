@@ -39,7 +39,7 @@ def test_every_script_that_computes_chooses_before_torch_is_imported(script, tmp
         "real = builtins.__import__\n"
         "def look(name, *rest, **named):\n"
         "    if name == 'torch' or name.startswith('torch.'):\n"
-        "        print('first torch:', os.environ.get('GOMP_SPINCOUNT'))\n"
+        "        print('first torch:', os.environ.get('GOMP_SPINCOUNT'), flush=True)\n"
         "        os._exit(0)\n"
         "    return real(name, *rest, **named)\n"
         "builtins.__import__ = look\n"
