@@ -16,10 +16,12 @@
 Merge an adapter into its base in FP32, prove that nothing changed, and publish the model whole or not at all.
 
 Reads the adapter folder (or Hub id) that `train_sft.py` wrote and its base; writes weights, tokenizer, generation
-defaults, a model card and `merge.json`, which says how far the merged model is from adapter on base. `--push_only`
-publishes such a folder later, with the scores that `evaluate_model.py` wrote in its card.
+defaults, a model card and `merge.json`, which says how far the merged model is from adapter on base. `--gguf` adds the
+model in the format of llama.cpp and Ollama; `--convert_only` does so later. `--push_only` publishes such a folder
+later, with the scores that `evaluate_model.py` wrote in its card.
 
     python merge_and_push.py --adapter_path outputs/adapter --output_dir outputs/model
+    python merge_and_push.py --convert_only outputs/model --gguf f16 q4_k_m
     python merge_and_push.py --push_only outputs/model --scores outputs/scores --hub_model_id user/model
 """
 
@@ -38,6 +40,7 @@ from typing import TYPE_CHECKING
 
 from approach.arguments import PublishArguments, parse, require_ranges
 from approach.files import is_hub_id, public_name
+from approach.merging.arguments import ConversionArguments
 from approach.outputs import Output, disk_errors_in_one_line, known_by
 from approach.stopping import run
 from approach.threads import choose_waiting
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class MergeArguments(PublishArguments):
+class MergeArguments(PublishArguments, ConversionArguments):
     """Which adapter to merge or which model to publish, where to write it, and where to publish it."""
 
     adapter_path: str | None = field(
@@ -80,7 +83,9 @@ class MergeArguments(PublishArguments):
         metadata={"help": "Largest change of the validation loss, in nats a token, that --dtype may cause."},
     )
     dry_run: bool = field(default=False, metadata={"help": "Merge and prove, or list what would be published."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace an output folder that is not empty."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace an output folder that is not empty, or GGUF files that are there."}
+    )
     push_to_hub: bool = field(default=False, metadata={"help": "Publish the model once it is written and checked."})
     push_only: str | None = field(
         default=None, metadata={"help": "Merge nothing, publish this folder; its card is written anew."}
@@ -94,14 +99,20 @@ class MergeArguments(PublishArguments):
     )
 
     def __post_init__(self):
-        if self.push_only is None and not (self.adapter_path and self.output_dir):
+        if self.is_merge and not (self.adapter_path and self.output_dir):
             raise ValueError("name --adapter_path and --output_dir to merge, or --push_only to publish a model")
-        if self.push_only is None:
+        if self.is_merge:
             self.output.check()
-        if self.dtype != "float32" and self.dataset_name is None and self.push_only is None:
+        if self.dtype != "float32" and self.dataset_name is None and self.is_merge:
             raise ValueError(f"--dtype {self.dtype} needs --dataset_name: what the cast costs is measured on its rows")
         require_ranges(self, max_cast_loss="[0, inf)")
+        self.check_conversion(self.push_only, self.dry_run, self.overwrite)
         self.check_publishing()
+
+    @property
+    def is_merge(self) -> bool:
+        """Whether there is something to merge."""
+        return self.push_only is None and self.convert_only is None
 
     @property
     def output(self) -> Output:
@@ -134,12 +145,16 @@ def main(args: MergeArguments) -> None:
     from approach.cards import write_model_card
     from approach.merging.publication import list_published, require_model
 
-    if args.push_only is None:
+    model_dir = Path(args.push_only or args.convert_only or args.output_dir)
+    if args.is_merge:
         merge(args)
-        if args.dry_run or not args.push_to_hub:
+        if args.dry_run:
             return
-    model_dir = Path(args.push_only or args.output_dir)
-    require_model(model_dir)
+    if args.gguf:
+        convert(model_dir, args)
+    if not (args.push_to_hub or args.push_only):
+        return
+    require_model("--push_only", model_dir)
     if args.dry_run:
         for path in list_published(model_dir):
             print(f"{path.stat().st_size:>14,} {path.name}")
@@ -209,6 +224,18 @@ def merge_and_measure(
             "{loss_before:.4f} → {loss_after:.4f}".format(dtype=args.dtype, **record["cast"])
         )
     return model, tokenizer, reading, record
+
+
+def convert(model_dir: Path, args: MergeArguments) -> None:
+    """Adds GGUF files to a model, and to its card how to use them."""
+    from approach.cards import write_model_card
+    from approach.merging.gguf import add_gguf
+    from approach.merging.publication import require_model
+
+    if args.convert_only:
+        require_model("--convert_only", model_dir)
+    add_gguf(model_dir, args.gguf)
+    write_model_card(model_dir, args.hub_model_id or model_dir.name, args.scores)
 
 
 def publish_adapter(args: MergeArguments) -> None:

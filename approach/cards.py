@@ -71,7 +71,9 @@ def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> 
 
     What the records do not state, the card does not. Ends with one line where they are not as our scripts write them.
     """
-    run, merge, report = (read_json(folder / f"{stem}.json") for stem in ("run", "merge", "build_report"))
+    run, merge, report, gguf = (
+        read_json(folder / f"{stem}.json") for stem in ("run", "merge", "build_report", "gguf")
+    )
     try:
         published, recorded = report.get("hub", {}), run.get("dataset", {})
         base = merge.get("base") or run.get("base", {}).get("name") or "a base model"
@@ -89,6 +91,7 @@ def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> 
             "run": run,
             "merge": merge,
             "report": report,
+            "gguf": gguf,
             "scores": scores,
             "scored": list_scores(scores),
             "measured": list_measured(scores),

@@ -18,18 +18,20 @@ RECORDS = (
     "README.md",
     "run.json",
     "merge.json",
+    "gguf.json",
     "scores.json",
     "build_report.json",
     "samples.jsonl",
     "loss_curve.png",
 )
 WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors", "adapter_model.safetensors")
+GGUF_FILES = {"f16": "model-F16.gguf", "q8_0": "model-Q8_0.gguf", "q4_k_m": "model-Q4_K_M.gguf"}
 CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json")
 TOKENIZERS = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "chat_template.jinja"),
 )
-MODEL_FILES = (*WEIGHTS, *CONFIGS, *TOKENIZERS)
+MODEL_FILES = (*WEIGHTS, *CONFIGS, *TOKENIZERS, *GGUF_FILES.values(), "Modelfile")
 DATASET_PARTS = f"data/*-00000-of-00001-{'[0-9a-f]' * 16}.parquet"
 DATASET_FILES = ("README.md", "build_report.json", "funnel.png", DATASET_PARTS)
 # By these a repository is known as one that our scripts have published to, whatever folder of it they lie in.

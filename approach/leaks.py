@@ -2,8 +2,10 @@
 
 import re
 import shlex
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +15,9 @@ BINARY_SUFFIXES = (".png", ".pt", ".pth", ".model")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt")  # may hold any word, "/home/user" among them
 SHOWN_ROWS, SHOWN_PATHS = 3, 20
 LONGEST_HEADER = 2**27  # of safetensors, by its own rules
+# A GGUF file's types of values by their numbers, as struct names them; two more are a text and a list.
+GGUF_TYPES = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
+GGUF_TEXT, GGUF_LIST = 8, 9
 
 SECRETS = {
     "a Hub token": r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{30,}",
@@ -60,6 +65,8 @@ def find_leaks(path: Path, allowed: Sequence[str] = ()) -> str:
     """
     if path.suffix == ".parquet":
         return find_leaking_rows(path, allowed)
+    if path.suffix == ".gguf":
+        return find_leaking_values(path, allowed)
     if path.suffix in BINARY_SUFFIXES:
         return ""
     content = read_header(path) if path.suffix == ".safetensors" else path.read_bytes()
@@ -126,6 +133,52 @@ def read_header(path: Path) -> bytes:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         return file.read(size) if size <= LONGEST_HEADER else b""
+
+
+def find_leaking_values(path: Path, allowed: Sequence[str] = ()) -> str:
+    """Which text in the header of a GGUF file must not be published, and why; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            values = list(read_gguf_texts(file))
+    except (ValueError, KeyError, MemoryError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no whole GGUF file") from error
+    for name, text in values:
+        is_word = name.startswith("tokenizer.ggml.")  # a vocabulary may hold any word
+        for _, what, meant in find_secrets(text) if is_word else list_leaks(text, allowed):
+            return f"holds {what} in {name}{advise([meant])}"
+    return ""
+
+
+def read_gguf_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
+    """The names and the texts of the values in the header of a GGUF file, a list's texts one a line."""
+
+    def read_bytes(count: int) -> bytes:
+        data = file.read(count)
+        if len(data) < count:
+            raise ValueError("it ends in its header")
+        return data
+
+    def read(form: str) -> int:
+        return struct.unpack(f"<{form}", read_bytes(struct.calcsize(f"<{form}")))[0]
+
+    def read_text() -> str:
+        return read_bytes(read("Q")).decode("utf-8", errors="replace")
+
+    def read_texts(kind: int) -> list[str]:
+        if kind == GGUF_TEXT:
+            return [read_text()]
+        if kind == GGUF_LIST:
+            kind, count = read("I"), read("Q")
+            return [text for _ in range(count) for text in read_texts(kind)]
+        read(GGUF_TYPES[kind])
+        return []
+
+    if file.read(4) != b"GGUF":
+        raise ValueError("it does not begin as one")
+    read("I"), read("Q")  # the format's version, the number of tensors
+    for _ in range(read("Q")):
+        name = read_text()
+        yield name, "\n".join(read_texts(read("I")))
 
 
 def find_leaking_rows(path: Path, allowed: Sequence[str] = ()) -> str:

@@ -1,10 +1,12 @@
 """Tiny bases of the kinds that people take today, with what sets their tokenizers and matrices apart."""
 
+import json
 from pathlib import Path
 
-from conftest import make_base
-from tokenizers import Tokenizer
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+import torch
+from conftest import WORDS, make_base
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
 CHAT = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -39,6 +41,32 @@ def make_chat_base(
     fast.chat_template = CHAT
     fast.save_pretrained(folder)
     GenerationConfig(**settings).save_pretrained(folder)
+    return folder
+
+
+def make_tinyllama(folder: Path) -> Path:
+    """As TinyLlama: its tokenizer joins pieces in the order of its merges, `▁` for a space, bytes for what is left."""
+    make_base(folder)
+    space = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    letters = [chr(number) for number in range(33, 127)]
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=letters, show_progress=False)
+    tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    trained = json.loads(tokenizer.to_str())["model"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{number:02X}>" for number in range(256)), *trained["vocab"]]
+    merges = [tuple(merge) for merge in trained["merges"]]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.pre_tokenizer = space
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, vocab_size=len(tokens))
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
     return folder
 
 

@@ -72,7 +72,7 @@ def make_base(
     fast.save_pretrained(folder)
     config = AutoConfig.for_model(
         model_type,
-        vocab_size=len(fast) + vocabulary_padding,
+        vocab_size=sizes.pop("vocab_size", len(fast)) + vocabulary_padding,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,

@@ -3,8 +3,12 @@
 import json
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from approach.files import write_json
+from approach.merging.merge import save_model, set_generation_defaults
+from approach.prompt import END_TAG
+from approach.training.tag_rows import add_tags_with_rows
 from merge_and_push import MergeArguments, main
 
 
@@ -41,6 +45,21 @@ def make_variant(base, folder, seed=0, **changes):
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
     for path in base.glob("tokenizer*"):
         (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def make_whole(base, folder):
+    """A model as merging leaves it, of a base that nobody has trained, with weights that do not repeat one token."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.mul_(20 if "proj" in name else 1)
+    add_tags_with_rows(model, tokenizer)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    tokenizer.eos_token = END_TAG
+    set_generation_defaults(model, tokenizer)
+    folder.mkdir()
+    write_json(folder / "merge.json", {"files": save_model(model, tokenizer, folder), "difference_to_adapter": 0.0})
     return folder
 
 

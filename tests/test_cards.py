@@ -73,6 +73,16 @@ def test_a_card_states_names_and_licences_that_its_records_state(merged, tmp_pat
     assert "under the licence that this source states: cc0-1.0" in card.text
 
 
+def test_a_card_tells_the_gguf_files_beside_the_model(merged, tmp_path):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    assert "GGUF" not in (folder / "README.md").read_text(encoding="utf-8")
+    found = {"model-Q4_K_M.gguf": {"bytes": 3 << 20, "argmax_changes": 8, "positions": 54}}
+    (folder / "gguf.json").write_text(json.dumps({"files": {}, "found": found}), encoding="utf-8")
+    write_model_card(folder, "alice/model", None)
+    lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    assert "| model-Q4_K_M.gguf | 3.0 | 8 of 54 |" in lines and "llama-server -m model-Q4_K_M.gguf" in lines
+
+
 def test_the_merge_takes_the_licences_from_base_and_dataset(trained, base, dataset, tmp_path):
     other, pairs = shutil.copytree(base, tmp_path / "other"), shutil.copytree(dataset, tmp_path / "pairs")
     (other / "README.md").write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 from pathlib import Path
 
 import pyarrow as pa
@@ -126,6 +127,42 @@ def test_the_header_of_weights_is_read_too(tmp_path):
     assert "(/home/alice/base) in line 1" in find_leaks(tmp_path / "model.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     assert find_leaks(tmp_path / "model.safetensors") == ""
+
+
+def write_gguf(path: Path, values: dict) -> Path:
+    """The header of a GGUF file, as llama.cpp's manual has it: numbers, texts and lists of texts."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    data = b"GGUF" + struct.pack("<IQQ", 3, 0, len(values))
+    for name, value in values.items():
+        data += text(name)
+        if isinstance(value, str):
+            data += struct.pack("<I", 8) + text(value)
+        elif isinstance(value, list):
+            data += struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(text, value))
+        else:
+            data += struct.pack("<If", 6, value)
+    path.write_bytes(data)
+    return path
+
+
+def test_the_header_of_a_gguf_file_is_read_too(tmp_path):
+    path, words = tmp_path / "model-F16.gguf", ["/home/alice", "hello"]
+    good = {"general.name": "model", "llama.rope": 1e4, "general.tags": ["a"], "tokenizer.ggml.tokens": words}
+    assert find_leaks(write_gguf(path, good)) == "", "a vocabulary may hold any word"
+    assert find_leaks(write_gguf(path, good | {"general.tags": ["a", "/home/alice/base"]})) == (
+        "holds a path on this machine (/home/alice/base) in general.tags "
+        "(if that is meant: --allow_paths /home/alice/base)"
+    )
+    assert find_leaks(path, ["/home/alice"]) == ""
+    secret = good | {"tokenizer.ggml.tokens": ["hf_" + "a" * 34]}
+    assert find_leaks(write_gguf(path, secret)) == "holds a Hub token (hf_a…) in tokenizer.ggml.tokens"
+    for data in (b"", b"GGML" + path.read_bytes()[4:], path.read_bytes()[:-1], path.read_bytes()[:16] + b"\xff" * 64):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="model-F16.gguf is no whole GGUF file"):
+            find_leaks(path)
 
 
 def test_rows_are_told_by_id_with_column_and_pattern(tmp_path, monkeypatch):

@@ -17,14 +17,14 @@ def list_published(folder: Path) -> list[Path]:
     return hub.list_files(folder, PUBLISHED)
 
 
-def require_model(folder: Path) -> None:
+def require_model(argument: str, folder: Path) -> None:
     """Ends with one line where the folder does not hold a whole model of ours, as it was written."""
     if not (folder / "config.json").is_file() or not list(folder.glob("model*.safetensors")):
-        sys.exit(f"--push_only {folder} holds no whole model: config.json or the weights are missing")
+        sys.exit(f"{argument} {folder} holds no whole model: config.json or the weights are missing")
     if not (folder / "run.json").is_file() and not (folder / "merge.json").is_file():
-        sys.exit(f"--push_only {folder} holds no model of our scripts: run.json and merge.json are missing")
-    require_no_links("--push_only", folder, list_published(folder))
-    for record in ("run.json", "merge.json"):
+        sys.exit(f"{argument} {folder} holds no model of our scripts: run.json and merge.json are missing")
+    require_no_links(argument, folder, list_published(folder))
+    for record in ("run.json", "merge.json", "gguf.json"):
         check_hashes(folder, record)
 
 

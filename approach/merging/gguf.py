@@ -1,0 +1,235 @@
+"""A merged model as GGUF, for llama.cpp and Ollama: converted by llama.cpp's own tools, named once it is checked."""
+
+import ctypes
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from approach.files import describe_size, first_line, hash_file, read_json, write_json
+from approach.hub import GGUF_FILES
+from approach.loading import load_tokenizer
+from approach.merging.arguments import PACKAGES
+from approach.merging.modelfile import PENALTY_TOKENS, make_modelfile, render_modelfile
+from approach.merging.parity import PROMPTS, largest_difference, read_logits
+from approach.models import load_weights
+from approach.outputs import describe_error
+from approach.prompt import END_TAG, REPETITION_PENALTY, TAGS, encode_problem, render_chat
+from approach.temporary import remove_left_over, temporary_folder
+
+if TYPE_CHECKING:
+    from llama_cpp import Llama
+
+CONVERTER = (sys.executable, "-P", str(Path(__file__).with_name("converter.py")))  # -P: "gguf" is not this file
+PARTIAL = ".gguf.partial-"
+# Both clients must make the training's token ids of them; the second has what tokenizers cut in different ways.
+PROBLEMS = (
+    "Machine translation systems make errors that are hard to detect.",
+    "Naïve k-means needs O(n²) steps: of 1,024 runs 37% don't end, e.g. for β≥0.05 (Poincaré's maps) in 3-D.",
+)
+# Of the logits' standard deviation. 16 bits moved SmolLM2-135M's by 0.008; a matrix in a wrong order does by far more.
+MAX_F16_SHARE = 0.05
+
+
+class ConversionError(Exception):
+    """Why a model was not converted, in one line of plain words."""
+
+
+def add_gguf(folder: Path, kinds: Sequence[str]) -> None:
+    """
+    Puts a whole model as GGUF into its own folder, a file for each of `kinds` ("f16", "q8_0", "q4_k_m").
+
+    Each file appears whole, and after it was found right in llama.cpp; `gguf.json` tells what was found, and the
+    `Modelfile` is Ollama's way to the smallest. Where something fails, none appears, and one line says why and how to
+    do it later.
+    """
+    try:
+        load_llama_cpp()
+        remove_left_over(folder, PARTIAL)
+        with temporary_folder(folder, PARTIAL) as temporary:
+            found = make_files(folder, kinds, temporary)
+            put_in_place(folder, [temporary / name for name in found], found)
+    except (ConversionError, OSError) as error:
+        reason = describe_error(error) if isinstance(error, OSError) else first_line(error)
+        later = shlex.join(["python", "merge_and_push.py", "--convert_only", str(folder), "--gguf", *kinds])
+        sys.exit(f"Not converted: {reason}. {folder} is whole without. To convert it later: {later}")
+    for name, told in found.items():
+        size, changes = describe_size(told["bytes"]), "{argmax_changes} of {positions}".format(**told)
+        print(f"Wrote {folder / name}, {size}: {changes} most likely tokens are not those of transformers")
+
+
+@cache
+def load_llama_cpp() -> Callable:
+    """
+    Lets llama.cpp say nothing of its own; returns what hears it instead, which must live as long as llama.cpp.
+
+    Raises ConversionError where llama.cpp is installed and does not run on this machine.
+    """
+    try:
+        import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ConversionError(f"llama-cpp-python cannot be loaded: {first_line(error)}") from error
+    silence = llama_cpp.llama_log_callback(lambda *_: None)
+    llama_cpp.llama_log_set(silence, None)
+    return silence
+
+
+def make_files(folder: Path, kinds: Sequence[str], temporary: Path) -> dict[str, dict]:
+    """Writes the files to `temporary`; returns by their names what was found of each. Raises ConversionError."""
+    tokenizer = load_tokenizer(str(folder), "the tokenizer of")
+    model = load_weights(str(folder), "the model in", dtype=torch.float32)
+    logits = read_logits(model, tokenizer, PROMPTS)
+    del model  # llama.cpp's may not fit beside it
+    source, found = convert(folder, temporary), {}
+    for kind in dict.fromkeys(kinds):
+        path = source if kind == "f16" else quantise(source, temporary / GGUF_FILES[kind], kind)
+        found[path.name] = check(path, kind, tokenizer, logits)
+    return found
+
+
+def convert(folder: Path, temporary: Path) -> Path:
+    """The model in 16-bit floats, by llama.cpp's converter in a process of its own. Raises ConversionError."""
+    metadata, path = temporary / "metadata.json", temporary / GGUF_FILES["f16"]
+    write_json(
+        metadata,
+        {  # what llama.cpp's programs draft with unasked, as `generation_config.json` is for transformers
+            "general.sampling.temp": 0.0,
+            "general.sampling.penalty_repeat": REPETITION_PENALTY,
+            "general.sampling.penalty_last_n": PENALTY_TOKENS,
+        },
+    )
+    options = ["--outtype", "f16", "--outfile", str(path), "--metadata", str(metadata)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
+    command = [*CONVERTER, str(folder), *options]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
+    if result.returncode or not path.is_file():
+        said = (result.stderr.strip() or f"it ended with status {result.returncode}").splitlines()
+        raise ConversionError(f"llama.cpp's converter failed: {said[-1]}")
+    return path
+
+
+def quantise(source: Path, path: Path, kind: str) -> Path:
+    """The 16-bit file with its matrices in fewer bits, by llama.cpp. Raises ConversionError."""
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}")
+    params.nthread = torch.get_num_threads()
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(path).encode(), ctypes.byref(params)):
+        raise ConversionError(f"llama.cpp could not quantise it to {kind}")
+    return path
+
+
+def check(path: Path, kind: str, tokenizer: PreTrainedTokenizerBase, logits: list[torch.Tensor]) -> dict:
+    """
+    What sets a file apart from the model in transformers, whose `logits` on the prompts are given.
+
+    Raises ConversionError where llama.cpp cannot open it, would read or end a draft otherwise than training did, or,
+    for 16-bit floats, computes something else.
+    """
+    llama = open_gguf(path)
+    try:
+        check_vocabulary(llama, tokenizer)
+        check_prompts(llama, tokenizer)
+        found = compare(llama, tokenizer, logits)
+    finally:
+        llama.close()  # or Windows could not rename the file
+    share = found["largest_difference"] / torch.cat(logits).std().item()
+    if kind == "f16" and not share <= MAX_F16_SHARE:  # so that NaN is refused, too
+        raise ConversionError(f"in llama.cpp its logits differ by {share:.1e} of their standard deviation")
+    return {"bytes": path.stat().st_size, **found}
+
+
+def open_gguf(path: Path) -> "Llama":
+    """A file in llama.cpp, with the keys and values of attention in 32 bits. Raises ConversionError."""
+    import llama_cpp
+
+    exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32, "logits_all": True}
+    try:
+        return llama_cpp.Llama(str(path), n_ctx=256, n_threads=torch.get_num_threads(), verbose=False, **exact)
+    except (ValueError, RuntimeError) as error:
+        raise ConversionError(f"llama.cpp cannot open it: {first_line(error)}") from error
+
+
+def check_vocabulary(llama: "Llama", tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ConversionError where the tags are no single tokens of control, or the end tag does not end a draft."""
+    import llama_cpp
+
+    vocabulary = llama_cpp.llama_model_get_vocab(llama.model)
+    if llama.n_vocab() != len(tokenizer):
+        raise ConversionError(f"it has {llama.n_vocab():,} tokens, the tokenizer {len(tokenizer):,}")
+    for tag in TAGS:
+        tag_id = tokenizer.convert_tokens_to_ids(tag)
+        if llama.tokenize(tag.encode(), add_bos=False, special=True) != [tag_id]:
+            raise ConversionError(f"{tag} is no single token in llama.cpp")
+        if not llama_cpp.llama_vocab_get_attr(vocabulary, tag_id) & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL:
+            raise ConversionError(f"{tag} is a word and no token of control in llama.cpp")
+    if not llama_cpp.llama_vocab_is_eog(vocabulary, tokenizer.convert_tokens_to_ids(END_TAG)):
+        raise ConversionError(f"{END_TAG} does not end a draft in llama.cpp")
+
+
+def check_prompts(llama: "Llama", tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ConversionError where the file's chat template, or Ollama's, makes other token ids than training saw."""
+    template = llama.metadata.get("tokenizer.chat_template")
+    if template != tokenizer.chat_template:
+        raise ConversionError("its chat template is not the tokenizer's")
+    for problem in PROBLEMS:
+        expected = encode_problem(tokenizer, problem)["input_ids"][0].tolist()
+        chat = render_chat(tokenizer, [{"role": "user", "content": problem}])
+        # llama.cpp begins a text with the beginning token itself, and takes away a template's own.
+        chat = chat.removeprefix(tokenizer.bos_token or "")
+        for name, text in (("chat template", chat), ("Modelfile", render_modelfile(make_modelfile(""), problem))):
+            if llama.tokenize(text.encode(), add_bos=True, special=True) != expected:
+                raise ConversionError(f"in llama.cpp its {name} gives other token ids than training saw")
+
+
+def compare(llama: "Llama", tokenizer: PreTrainedTokenizerBase, logits: list[torch.Tensor]) -> dict:
+    """The largest difference to `logits` on the prompts, and how many of the most likely tokens are others."""
+    ours = []
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt)["input_ids"]
+        llama.reset()
+        llama.eval(ids)
+        ours.append(torch.from_numpy(llama.scores[: len(ids)].copy()))
+    changes = sum(int((a.argmax(-1) != b.argmax(-1)).sum()) for a, b in zip(ours, logits, strict=True))
+    positions = sum(map(len, ours))
+    return {
+        "largest_difference": largest_difference(ours, logits),
+        "argmax_changes": changes,
+        "positions": positions,
+    }
+
+
+def put_in_place(folder: Path, paths: Sequence[Path], found: dict[str, dict]) -> None:
+    """
+    Gives checked files their names in the model's folder, their record and the Modelfile first.
+
+    The record holds the hashes of the weights, too: beside other weights the files are refused.
+    """
+    record = read_json(folder / "gguf.json", {"files": dict, "found": dict})
+    before = {name: told for name, told in record.get("found", {}).items() if (folder / name).is_file()}
+    found = {**before, **found}
+    smallest = min(found, key=lambda name: found[name]["bytes"])
+    hashes = {path.name: hash_file(path) for path in (*paths, *folder.glob("model*.safetensors"))}
+    packages = [package.partition("=")[0] for package in PACKAGES.values()]
+    for path in paths:
+        (folder / path.name).unlink(missing_ok=True)  # an old file beside the new record would be a damaged one
+    write_json(
+        folder / "gguf.json",
+        {
+            "files": {**record.get("files", {}), **hashes},
+            "found": found,
+            "versions": {package: version(package) for package in packages},
+        },
+    )
+    (folder / "Modelfile").write_text(make_modelfile(smallest), encoding="utf-8", newline="\n")
+    for path in paths:
+        path.replace(folder / path.name)
