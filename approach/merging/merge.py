@@ -15,7 +15,7 @@ from transformers import (
 
 from approach.files import describe_size, first_line, hash_file
 from approach.loading import load_tokenizer
-from approach.merging.parity import MAX_LOGIT_DIFFERENCE, Reading, measure_effect, read_model, require_equal
+from approach.merging.parity import Reading, find_tolerance, measure_effect, read_model, require_equal
 from approach.models import list_stops, load_weights
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
 
@@ -39,7 +39,7 @@ def merge_adapter(
     require_one_vocabulary(merged, tokenizer)
     reading = read_model(merged, tokenizer)
     difference = require_equal(on_base, reading, "merged and adapter on base")
-    if not effect > MAX_LOGIT_DIFFERENCE:
+    if not effect > find_tolerance(on_base.logits):
         sys.exit(f"{name}: the adapter changes nothing: nothing written")
     return merged, reading, {"difference_to_adapter": difference, "difference_to_base": effect}
 

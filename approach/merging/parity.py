@@ -16,7 +16,9 @@ PROBLEMS = (
     "Rare variants are missed by association studies because few patients carry them.",
 )
 PROMPTS = tuple(make_prompt(problem) for problem in PROBLEMS)
-MAX_LOGIT_DIFFERENCE = 1e-4  # FP32 merges differ by up to 1e-5; a wrong scale or a missing row by far more
+# Of the logits' standard deviation. Rounding in FP32 moved SmolLM2-135M's by up to 5e-5 of it, as much as between FP32
+# and FP64 with the adapter alone; a wrong scale or a missing row moves them by far more.
+MAX_LOGIT_SHARE = 5e-4
 DRAFT_TOKENS = 16  # of each greedy draft that is compared
 
 
@@ -42,11 +44,17 @@ def read_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Re
 def require_equal(ours: Reading, theirs: Reading, names: str) -> float:
     """The largest difference of two readings' logits; ends with one line if the two models do not say the same."""
     difference, gap = largest_difference(ours.logits, theirs.logits), largest_gap(ours.drafts, theirs.drafts)
-    if not difference <= MAX_LOGIT_DIFFERENCE:  # so that NaN is refused, too
-        sys.exit(f"{names} differ by {difference:.1e}: nothing written")
-    if gap > MAX_LOGIT_DIFFERENCE:
+    allowed = find_tolerance(ours.logits)
+    if not difference <= allowed:  # so that NaN is refused, too
+        sys.exit(f"{names} differ by {difference:.1e}, where {allowed:.1e} would be rounding: nothing written")
+    if gap > allowed:
         sys.exit(f"{names} draft different texts, at no near tie ({gap:.1e}): nothing written")
     return difference
+
+
+def find_tolerance(logits: list[torch.Tensor]) -> float:
+    """By how much the logits of two equal models may differ, in logits, for FP32's rounding alone."""
+    return MAX_LOGIT_SHARE * torch.cat(logits).std().item()
 
 
 def measure_effect(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> float:
