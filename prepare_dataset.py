@@ -22,6 +22,8 @@ share no near duplicates, a card (`README.md`) and `build_report.json`, which co
 
     python prepare_dataset.py --dataset_name abstracts.jsonl --output_dir outputs/pairs
     python prepare_dataset.py --output_dir outputs/arxiv_pairs --push_to_hub --hub_dataset_id user/arxiv-pairs
+    python prepare_dataset.py --dataset_name librarian-bots/arxiv-metadata-snapshot --categories cs.CL,cs.LG \
+        --test_from_year 2025 --output_dir outputs/metadata_pairs
 """
 
 if __name__ == "__main__":
@@ -38,6 +40,7 @@ from typing import TYPE_CHECKING
 
 from approach.arguments import PublishArguments, parse, require_ranges
 from approach.data.arguments import MIN_APPROACH_WORDS, RoleArguments
+from approach.data.arxiv import METADATA, VERSIONS
 from approach.files import is_hub_id, read_json, write_json
 from approach.outputs import Output, describe_error, disk_errors_in_one_line, known_by
 from approach.prompt import MAX_PROBLEM_WORDS
@@ -70,6 +73,10 @@ class PrepareArguments(RoleArguments, PublishArguments):
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the Hub dataset."})
     dataset_split: str = field(default="train", metadata={"help": "Split of the Hub dataset to read."})
+    categories: str | None = field(
+        default=None,
+        metadata={"help": "Keep abstracts of these arXiv categories alone, such as cs.CL,cs.LG."},
+    )
     abstract_column: str = field(
         default="abstract",
         metadata={"help": "Column of the abstracts: text, or a list of sentences (then --sentence_rule is not used)."},
@@ -104,7 +111,10 @@ class PrepareArguments(RoleArguments, PublishArguments):
     )
     validation_fraction: float = field(default=0.05, metadata={"help": "Share of the kept rows, rounded down."})
     test_fraction: float = field(default=0.05, metadata={"help": "Share of the kept rows, rounded down."})
-    year_column: str | None = field(default=None, metadata={"help": "Column of the years, for --test_from_year."})
+    year_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the years or dates, for --test_from_year; of arXiv's versions the first counts."},
+    )
     test_from_year: int | None = field(default=None, metadata={"help": "Test on rows of this year and later only."})
     check_leakage: bool = field(default=False, metadata={"help": "Measure the highest similarity left across splits."})
     seed: int = field(default=42, metadata={"help": "Seed of the shuffle before the split."})
@@ -126,6 +136,8 @@ class PrepareArguments(RoleArguments, PublishArguments):
         if self.dataset_name == ARXIV["dataset_name"]:
             self.dataset_config = self.dataset_config or ARXIV["dataset_config"]
             self.dataset_revision = self.dataset_revision or ARXIV["dataset_revision"]
+        if self.dataset_name == METADATA and self.test_from_year is not None:
+            self.year_column = self.year_column or VERSIONS
         if self.output_dir is None:
             raise ValueError("--output_dir is missing: the folder to write the dataset to")
         path = os.path.abspath(self.output_dir)
@@ -150,6 +162,8 @@ class PrepareArguments(RoleArguments, PublishArguments):
             seed="[0, inf)",
             num_proc="[1, inf)",
         )
+        if self.categories is not None and not self.list_categories():
+            raise ValueError("--categories names none: give them with commas between, such as cs.CL,cs.LG")
         for one, other in (("problem", "approach"), ("approach", "problem")):
             if getattr(self, f"{one}_column") and not getattr(self, f"{other}_column"):
                 raise ValueError(f"--{one}_column needs --{other}_column")
@@ -157,6 +171,10 @@ class PrepareArguments(RoleArguments, PublishArguments):
             raise ValueError("--max_length needs --tokenizer_name to count tokens with")
         if (self.year_column is None) != (self.test_from_year is None):
             raise ValueError("--year_column and --test_from_year go together")
+
+    def list_categories(self) -> tuple[str, ...]:
+        """The categories of `--categories`, spaces around the commas or not."""
+        return tuple((self.categories or "").replace(",", " ").split())
 
     @property
     def output(self) -> Output:
@@ -187,7 +205,7 @@ def main(args: PrepareArguments) -> None:
 
 def read_source(args: PrepareArguments) -> "Source":
     """The source's rows; ends with one line where they cannot be read, or where the arXiv corpus is not whole."""
-    from approach.data.sources import Columns, load_source
+    from approach.data.sources import CATEGORY_COLUMNS, Columns, load_source
 
     columns = Columns(
         abstract=args.abstract_column,
@@ -195,10 +213,12 @@ def read_source(args: PrepareArguments) -> "Source":
         approach=args.approach_column,
         id=args.id_column,
         year=args.year_column,
-        category="categories" if args.pair_rule == "roles" else None,
+        category="categories" if args.pair_rule == "roles" or args.categories else None,
     )
     name, split = args.dataset_name, args.dataset_split
     source = load_source(name, columns, args.dataset_config, args.dataset_revision, split)
+    if args.categories and source.columns.category is None:
+        sys.exit(f"--categories: --dataset_name {name} has none of the columns {', '.join(CATEGORY_COLUMNS)}")
     if name == ARXIV["dataset_name"] and split == "train" and len(source.rows) != ARXIV_ROWS:
         sys.exit(f"--dataset_name {name}: {len(source.rows):,} rows where its card says {ARXIV_ROWS:,}")
     return source
@@ -215,6 +235,7 @@ def build(source: "Source", args: PrepareArguments) -> tuple["DatasetDict", dict
         max_problem_words=args.max_problem_words,
         min_approach_words=args.min_approach_words,
         max_length=args.max_length,
+        categories=args.list_categories(),
         **args.describe_roles(),
     )
     split_rules = SplitRules(

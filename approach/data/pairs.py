@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from approach import loading
+from approach.data.arxiv import find_first_date, list_categories, read_mail_date
 from approach.data.role_fit import describe_fit, read_category
 from approach.data.role_pairs import choose_sentences
 from approach.data.sentences import SENTENCE_RULES
@@ -29,8 +30,10 @@ NO_EVIDENCE = {
     "fit": "",
     "num_findings": 0,
 }
+CATEGORY_REASON = "other_category"  # of --categories alone
 # Why a row is dropped, in the order of the checks; the three filters are the original report's, in its order.
 DROP_REASONS = (
+    CATEGORY_REASON,
     "no_text",
     "invalid_text",
     "contains_tag",
@@ -63,6 +66,7 @@ class PairRules:
     with_background: bool = False  # in the prompt, after the problem
     keep_telling_problems: bool = False
     keep_findings: bool = False
+    categories: tuple[str, ...] = ()  # keep abstracts listed in one of them; none: keep all
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,8 @@ def build_row(row: dict, columns: Columns, rules: PairRules) -> dict:
 
 def build_pair(row: dict, columns: Columns, rules: PairRules) -> Pair:
     """The pair of a row; its `reason` is one of DROP_REASONS, or empty where it is kept."""
+    if rules.categories and not set(rules.categories).intersection(list_categories(row[columns.category])):
+        return Pair(reason=CATEGORY_REASON)
     texts = [clean(row[column]) for column in columns.texts]
     if not all(texts):
         return Pair(reason="no_text")
@@ -186,9 +192,13 @@ def clean(text: object) -> str:
 
 
 def read_year(value: object) -> int | None:
-    """The year in `2023`, `"2023-05-01"`, or the `2023.0` that a CSV column with gaps gives; None without one."""
-    match = re.match(r"\d{4}(?!\d)", str(value))
-    return int(match[0]) if match else None
+    """
+    The year in `2023`, `"2023-05-01"`, the `2023.0` that a CSV column with gaps gives, `Mon, 1 May 2023 10:00:00 GMT`,
+    or the first of arXiv's versions; None without one.
+    """
+    text = str(find_first_date(value))
+    match = re.match(r"\d{4}(?!\d)", text)
+    return int(match[0]) if match else read_mail_date(text)
 
 
 def count_words(text: str) -> int:

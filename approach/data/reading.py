@@ -20,6 +20,7 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
+from approach.data.arxiv import find_first_date
 from approach.files import first_line
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
@@ -110,7 +111,8 @@ def as_text(value: object, place: str, name: str, as_list: bool) -> str | list[s
 
 
 def as_written(value: object, place: str, name: str) -> str | None:
-    """An id or a year as text; raises ValueError where it is a list or an object."""
+    """An id, or a year or the date of arXiv's first version, as text; raises ValueError where it is something else."""
+    value = find_first_date(value)
     if isinstance(value, list | dict | bytes):
         raise ValueError(f"{place}: {name} is {name_kind(value)}, where a text or a number was expected")
     return None if value is None or value == "" else mend(str(value))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from datasets import Dataset
 
+from approach.data.arxiv import list_categories
 from approach.roles import Roles, describe_confidence, name_role
 
 # Of the abstracts of CSAbstruct, each tagged by a model that had not seen it, 5 % lie beyond each of these two
@@ -38,8 +39,7 @@ def describe_fit(text: str, tagged: Sequence[Roles]) -> str:
 
 def read_category(value: object) -> str:
     """An abstract's first arXiv category, in a list or among others of a text; empty where there is none."""
-    names = str(value or "").split() if not isinstance(value, list) else [str(name) for name in value if name]
-    return names[0] if names else ""
+    return next(iter(list_categories(value)), "")
 
 
 def describe_source(rows: Dataset) -> dict:

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from approach.data.duplicates import find_duplicates, highest_similarity
-from approach.data.pairs import COLUMNS, DROP_REASONS, ROLE_REASONS, PairRules, build_rows
+from approach.data.pairs import CATEGORY_REASON, COLUMNS, DROP_REASONS, ROLE_REASONS, PairRules, build_rows
 from approach.data.processes import map_rows
 from approach.data.role_fit import describe_source
 from approach.data.sources import Source
@@ -71,7 +71,8 @@ def build_splits(
         counts = ", ".join(f"{funnel[reason]:,} {reason}" for reason in DROP_REASONS if funnel[reason])
         sys.exit(f"--dataset_name {source.name}: of {len(source.rows):,} rows none is left for train ({counts})")
     kept = sum(map(len, chosen.values()))
-    reasons = [reason for reason in DROP_REASONS if pair_rules.by_roles or reason not in ROLE_REASONS]
+    unasked = {*(() if pair_rules.by_roles else ROLE_REASONS), *(() if pair_rules.categories else (CATEGORY_REASON,))}
+    reasons = [reason for reason in DROP_REASONS if reason not in unasked]
     counts = {reason: funnel[reason] for reason in reasons}
     findings["funnel"] = {"read": len(source.rows), **counts, "kept": kept}
     # A split of no rows cannot be opened: a twentieth of fewer than 20 rows is left out.
