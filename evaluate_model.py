@@ -89,6 +89,13 @@ class EvaluationArguments:
         default_factory=list,
         metadata={"help": "JSONL files of other systems' drafts: id, prediction, given (text beyond the problem)."},
     )
+    guided: bool = field(
+        default=False,
+        metadata={
+            "help": "Let the fine-tuned model try guidance, too: words that the problem makes likelier count twice, "
+            "at twice the time. Compared models and the base draft without."
+        },
+    )
     max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata={"help": "Longest draft, in tokens."})
     dtype: str = field(
         default="auto",
@@ -159,7 +166,7 @@ def main(args: EvaluationArguments) -> None:
 
     with PartialDrafts(Path(args.output_dir)) as partial:
         dtype = choose_dtype(args.dtype, PartialState().device)
-        drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size, dtype)
+        drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size, dtype, args.guided)
         chosen = choice.choose(recipes, args.base_model_name_or_path, problems, metrics, drafting)
         planned = plan.make_plan(chosen, describe_dataset(args), problems.rows, drafting, args.num_resamples)
         plan.keep_plan(planned, partial.folder)

@@ -19,6 +19,7 @@ from approach.drafting.partial import PartialDrafts
 from approach.models import context_length, fastest_dtype, find_stops, load_model, weights_digest
 from approach.prompt import END_TAG, MAX_NEW_TOKENS, REPETITION_PENALTY, make_prompt
 
+GUIDANCE = 2.0  # chosen on validation rows (benchmarks/README.md, "Guidance")
 DECODINGS = {
     "greedy": {"do_sample": False},
     "greedy, penalty 1.15": {"do_sample": False, "repetition_penalty": REPETITION_PENALTY},
@@ -29,7 +30,13 @@ DECODINGS = {
         "top_p": 0.9,
         "repetition_penalty": REPETITION_PENALTY,
     },
+    "greedy, penalty 1.15, guidance 2": {
+        "do_sample": False,
+        "repetition_penalty": REPETITION_PENALTY,
+        "guidance": GUIDANCE,
+    },
 }
+UNGUIDED = [name for name, decoding in DECODINGS.items() if "guidance" not in decoding]  # of bases, too
 ROWS = 2**32  # seeds of one run of drafts
 SHARE = 4  # batches' worth of problems, at most, that are drafted and kept on disk together
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import evaluate
 import numpy as np
 
-from approach.drafting.generation import DECODINGS, Draft
+from approach.drafting.generation import UNGUIDED, Draft
 from approach.evaluation.bits import Bits, bits_per_byte, measure_bits
 from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
 from approach.evaluation.rows import Problems
@@ -74,11 +74,11 @@ def choose(
     print(f"Choosing decodings on {len(problems.validation)} validation rows")
     prompts = [row["prompt"] for row in problems.validation]
     for recipe in recipes:
-        runs: dict[str, list] = {name: [] for name in DECODINGS}
+        runs: dict[str, list] = {name: [] for name in drafting.list_decodings(recipe)}
         weights[recipe.system] = []
         for drafter in drafting.load_runs(recipe):
             weights[recipe.system].append(drafter.weights)
-            for name in DECODINGS:
+            for name in runs:
                 runs[name] += drafting.draft(drafter, prompts, name)
         systems[recipe.system] = {"kind": recipe.kind, **judge.choose(recipe.system, runs)}
     ways, weights["base"] = choose_for_base(base_name, problems, judge, drafting)
@@ -105,7 +105,7 @@ def choose_for_base(
         print("  base, instructed and base, two examples: left out, the base has no chat template")
     approaches, ways = [row["approach"] for row in problems.validation], {}
     for way, prompts in base_prompts(base.tokenizer, problems.validation, problems.examples).items():
-        runs = {decoding: drafting.draft(base, prompts, decoding) for decoding in DECODINGS}
+        runs = {decoding: drafting.draft(base, prompts, decoding) for decoding in UNGUIDED}
         bits = measure_bits(base, prompts, approaches, drafting.partial, permuted=True)
         ways[way] = {"kind": "base", **judge.choose(way, runs), "problem_gain": gain(bits)}
     return ways, [base.weights]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from approach.drafting.generation import DECODINGS, Draft, Drafter
+from approach.drafting.generation import DECODINGS, UNGUIDED, Draft, Drafter
 from approach.drafting.partial import PartialDrafts
 from approach.files import public_name, read_json_lines
 from approach.loading import load_tokenizer, told
@@ -71,6 +71,11 @@ class Drafting:
     max_new_tokens: int
     batch_size: int
     dtype: torch.dtype
+    guided: bool = False  # whether the recipe that is judged tries guidance, too
+
+    def list_decodings(self, recipe: Recipe) -> list[str]:
+        """The decodings that a recipe tries on validation rows."""
+        return list(DECODINGS) if self.guided and recipe.kind == TUNED else UNGUIDED
 
     def load(self, name: str, argument: str) -> Drafter:
         """A model that drafts in this way; ends with one line that names `argument` where there is none."""

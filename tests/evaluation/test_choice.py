@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from approach.drafting.generation import DECODINGS
+from approach.drafting.generation import DECODINGS, UNGUIDED
 from approach.drafting.partial import PartialDrafts
 from approach.evaluation.choice import choose, find_best
 from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
@@ -54,7 +54,7 @@ def test_all_that_was_measured_is_recorded_and_every_system_has_a_decoding(metri
     systems = choice.record["systems"]
     assert list(systems) == list(choice.decodings) == ["fine-tuned", "base", "base, tags as text"]
     for system, found in systems.items():
-        assert list(found["decodings"]) == list(DECODINGS) and choice.decodings[system] == found["chosen"]
+        assert list(found["decodings"]) == UNGUIDED and choice.decodings[system] == found["chosen"]
         assert found["chosen"] == find_best(found["decodings"])
         assert found["passes_gates"] == found["decodings"][found["chosen"]]["passes_gates"]
     gains = {way: systems[way]["problem_gain"] for way in ("base", "base, tags as text")}
@@ -63,6 +63,17 @@ def test_all_that_was_measured_is_recorded_and_every_system_has_a_decoding(metri
     assert choice.base_for_drafts == find_best(best) and choice.record["rows"] == 2
     assert list(choice.weights) == ["fine-tuned", "base"] and len(choice.weights["base"]) == 1
     assert choose(recipes, str(base), problems, metrics, drafting) == choice, "the same again, from drafts on disk"
+
+
+def test_guidance_is_tried_where_it_is_asked_for_by_the_recipe_that_is_judged_alone(
+    metrics, merged, trained, base, dataset, tmp_path
+):
+    problems = load_problems(str(dataset), None, Selection("test", 2), 2)
+    drafting = Drafting(PartialDrafts(tmp_path / "scores"), 1, 8, 4, torch.float32, guided=True)
+    choice = choose(name_recipes([str(merged)], [str(trained.adapter)]), str(base), problems, metrics, drafting)
+    tried = {system: list(found["decodings"]) for system, found in choice.record["systems"].items()}
+    assert tried.pop("fine-tuned") == list(DECODINGS) == [*UNGUIDED, "greedy, penalty 1.15, guidance 2"]
+    assert len(tried) == 3 and all(names == UNGUIDED for names in tried.values())
 
 
 def test_one_validation_row_chooses_too(metrics, merged, base, dataset, tmp_path):
