@@ -190,11 +190,12 @@ def add_settings(has_base: bool) -> list["gr.components.Component"]:
             penalty = gr.Slider(
                 1, 1.5, value=REPETITION_PENALTY, step=0.05, label="Repetition penalty", info="1: none; loops likely"
             )
+            guidance = gr.Slider(1, 3, value=1, step=0.25, label="Guidance", info="Above 1: closer to the problem")
             seed = gr.Number(42, label="Seed", info="Draft 2 takes the next", precision=0, minimum=0, maximum=2**31)
             other_seed = gr.Button("Another seed", scale=0, min_width=180)
         with_base = gr.Checkbox(False, label="The base model's draft beside them", visible=has_base)
     other_seed.click(None, outputs=seed, js="() => Math.floor(Math.random() * 2 ** 31)")
-    return [num_drafts, temperature, top_p, seed, max_new_tokens, penalty, with_base]
+    return [num_drafts, temperature, top_p, seed, max_new_tokens, penalty, guidance, with_base]
 
 
 def make_handlers(
@@ -208,8 +209,8 @@ def make_handlers(
 
     readers: dict[str, threading.Event] = {}  # those for whom drafts are being written, and how to stop
 
-    def on_draft(problem, num_drafts, temperature, top_p, seed, length, penalty, with_base, request: gr.Request):
-        sampling = Sampling(int(num_drafts), temperature, top_p, int(seed), int(length), penalty)
+    def on_draft(problem, number, temperature, top_p, seed, length, penalty, guidance, with_base, request: gr.Request):
+        sampling = Sampling(int(number), temperature, top_p, int(seed), int(length), penalty, guidance)
         drafters = [tuned, base] if base and with_base else [tuned]
         stopped = readers[request.session_hash] = threading.Event()
         try:

@@ -18,6 +18,10 @@
 #     "transformers==5.23.0",
 #     "wandb==0.31.0",
 # ]
+# [tool.hf-jobs]
+# flavor = "t4-small"
+# timeout = "2h"
+# secrets = ["HF_TOKEN"]
 # ///
 """
 Draft approaches for test problems with the fine-tuned model, its base and systems without a model; score them all.

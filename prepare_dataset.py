@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from approach.arguments import PublishArguments, parse, require_ranges
-from approach.data.arguments import MIN_APPROACH_WORDS, RoleArguments
+from approach.data.arguments import MIN_APPROACH_WORDS, RoleArguments, SplitArguments
 from approach.data.arxiv import METADATA, VERSIONS
 from approach.files import is_hub_id, read_json, write_json
 from approach.outputs import Output, describe_error, disk_errors_in_one_line, known_by
@@ -62,7 +62,7 @@ ARXIV_ROWS = 203_037  # of the train split, by its card and by the original repo
 
 
 @dataclass
-class PrepareArguments(RoleArguments, PublishArguments):
+class PrepareArguments(SplitArguments, RoleArguments, PublishArguments):
     """What to read, how to cut, filter and split it, and where to write and publish it."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder to write; it appears whole or not at all."})
@@ -105,19 +105,6 @@ class PrepareArguments(RoleArguments, PublishArguments):
     max_length: int | None = field(
         default=None, metadata={"help": "Drop pairs of more tokens, which training would cut. Needs --tokenizer_name."}
     )
-    near_duplicate_threshold: float = field(
-        default=0.7,
-        metadata={"help": "Jaccard similarity of word 5-grams from which rows may not be in two splits; 0: no check."},
-    )
-    validation_fraction: float = field(default=0.05, metadata={"help": "Share of the kept rows, rounded down."})
-    test_fraction: float = field(default=0.05, metadata={"help": "Share of the kept rows, rounded down."})
-    year_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of the years or dates, for --test_from_year; of arXiv's versions the first counts."},
-    )
-    test_from_year: int | None = field(default=None, metadata={"help": "Test on rows of this year and later only."})
-    check_leakage: bool = field(default=False, metadata={"help": "Measure the highest similarity left across splits."})
-    seed: int = field(default=42, metadata={"help": "Seed of the shuffle before the split."})
     num_proc: int = field(
         default=os.cpu_count() or 1, metadata={"help": "Processes; the result does not depend on it."}
     )
@@ -150,16 +137,13 @@ class PrepareArguments(RoleArguments, PublishArguments):
         self.check_roles(ready_made=self.problem_column is not None)
         if self.min_approach_words is None:
             self.min_approach_words = MIN_APPROACH_WORDS[self.pair_rule]
+        self.check_splits()
         require_ranges(
             self,
-            validation_fraction="[0, 0.5)",
-            test_fraction="[0, 0.5)",
-            near_duplicate_threshold="[0.3, 1]" if self.near_duplicate_threshold else "[0, 1]",  # 0: no check
             min_sentences="[2, inf)",
             max_problem_words="[1, inf)",
             min_approach_words="[1, inf)",
             max_length="[1, inf)",
-            seed="[0, inf)",
             num_proc="[1, inf)",
         )
         if self.categories is not None and not self.list_categories():
@@ -169,8 +153,6 @@ class PrepareArguments(RoleArguments, PublishArguments):
                 raise ValueError(f"--{one}_column needs --{other}_column")
         if self.max_length and not self.tokenizer_name:
             raise ValueError("--max_length needs --tokenizer_name to count tokens with")
-        if (self.year_column is None) != (self.test_from_year is None):
-            raise ValueError("--year_column and --test_from_year go together")
 
     def list_categories(self) -> tuple[str, ...]:
         """The categories of `--categories`, spaces around the commas or not."""
@@ -238,13 +220,7 @@ def build(source: "Source", args: PrepareArguments) -> tuple["DatasetDict", dict
         categories=args.list_categories(),
         **args.describe_roles(),
     )
-    split_rules = SplitRules(
-        validation_fraction=args.validation_fraction,
-        test_fraction=args.test_fraction,
-        near_duplicate_threshold=args.near_duplicate_threshold,
-        test_from_year=args.test_from_year,
-        seed=args.seed,
-    )
+    split_rules = SplitRules(**args.describe_splits())
     tokenizer = load_tokenizer(args.tokenizer_name)
     return build_splits(source, pair_rules, split_rules, tokenizer, args.num_proc, args.check_leakage)
 

@@ -16,6 +16,10 @@
 #     "trl==1.16.0",
 #     "wandb==0.31.0",
 # ]
+# [tool.hf-jobs]
+# flavor = "t4-small"
+# timeout = "6h"
+# secrets = ["HF_TOKEN"]
 # ///
 """
 Fine-tune a causal language model to continue `<problem>…</problem><approach>` with an approach, with TRL and LoRA.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from huggingface_hub.cli._uv_script_header import parse_uv_script_header
 
 from approach.merging.arguments import PACKAGES
 
@@ -38,6 +39,12 @@ def test_pep_723_block_agrees_with_requirements(script):
     for name, version in pinned(script_metadata(script)["dependencies"]).items():
         assert REQUIREMENTS[name] == version, f"{script}: {name}"
     assert len(pinned(script_metadata(script)["dependencies"])) == len(script_metadata(script)["dependencies"])
+
+
+@pytest.mark.parametrize("script", ["train_sft.py", "evaluate_model.py"])
+def test_hugging_face_jobs_finds_a_card_and_the_token_in_the_script(script):
+    header = parse_uv_script_header((ROOT / script).read_text(encoding="utf-8"))
+    assert (header.flavor, header.secrets) == ("t4-small", ["HF_TOKEN"]) and header.timeout
 
 
 # `evaluate` loads metrics by path, so no import tells of them.

@@ -78,7 +78,7 @@ def to_markdown(problem: str, drafts: Sequence[Draft], sampling: Sampling) -> st
     blocks = [f"**Problem.** {problem}"]
     blocks += [f"## {draft.heading} (seed {draft.seed})\n\n{draft.whole_text}" for draft in drafts]
     settings = f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}"
-    settings += f", repetition penalty {sampling.repetition_penalty:g}"
+    settings += f", repetition penalty {sampling.repetition_penalty:g}, guidance {sampling.guidance:g}"
     blocks.append(f"Drafts by a small model ({settings}), to be checked: it invents results and citations.")
     return "\n\n".join(blocks).replace("<", "&lt;") + "\n"
 

@@ -96,16 +96,16 @@ def take_over_publishing(
 
     `consent` is what the user allows beside, as `hub.Repository` has it.
 
-    The Trainer would publish by itself, to a public repository as gladly as to a private one.
+    The Trainer would publish by itself, to a public repository as gladly as to a private one, and so would Trackio.
     """
     publisher = None
+    public = public or training_args.hub_private_repo is False
     if training_args.push_to_hub:
         name = training_args.hub_model_id or Path(training_args.output_dir).resolve().name
-        public = public or training_args.hub_private_repo is False
         repository = hub.Repository(name, public=public, **consent)
         publisher = Publisher(repository, str(training_args.hub_strategy.value), training_args.hub_token)
     others = copy.copy(training_args)
-    others.push_to_hub, others.hub_token = False, None
+    others.push_to_hub, others.hub_token, others.hub_private_repo = False, None, not public
     return publisher, others
 
 

@@ -62,8 +62,8 @@ def test_markdown_states_how_drafts_were_sampled_and_holds_no_html():
     text = to_markdown("What is a < b?", [make_draft("<b>An answer.")], SAMPLING)
     assert text == (
         "**Problem.** What is a &lt; b?\n\n## Draft 1 (seed 42)\n\n&lt;b>An answer.\n\n"
-        "Drafts by a small model (temperature 0.7, top-p 0.9, repetition penalty 1.15), to be checked: it invents "
-        "results and citations.\n"
+        "Drafts by a small model (temperature 0.7, top-p 0.9, repetition penalty 1.15, guidance 1), to be checked: "
+        "it invents results and citations.\n"
     )
 
 

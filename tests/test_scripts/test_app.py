@@ -113,6 +113,37 @@ def test_a_typed_problem_becomes_two_drafts_that_a_seed_brings_back(page):
     assert make_drafts(page)[0] == first[1], "draft 2 is drawn with the next seed"
 
 
+def test_guidance_is_one_of_the_folded_settings(page):
+    assert not page.get_by_label("number input for Guidance").is_visible()
+    set_number(page, "number input for Longest draft", 32)
+    plain = make_drafts(page)
+    set_number(page, "number input for Guidance", 3)
+    assert len(make_drafts(page)) == 2 and page.locator("#drafts .text").all_inner_texts() != plain
+    markdown = page.locator("#drafts [data-markdown]").get_attribute("data-markdown")
+    assert "repetition penalty 1.15, guidance 3)" in markdown
+
+
+def test_the_first_token_comes_within_a_second(page):
+    """Also guided, and with the most drafts; on the small base."""
+    set_number(page, "number input for Drafts", 4)
+    set_number(page, "number input for Guidance", 2)
+    make_drafts(page)  # the threads and the caches are there after a first one
+    page.evaluate("document.querySelector('#drafts .box').classList.add('earlier')")
+    page.evaluate(
+        """() => {
+            const seen = () => document.querySelector('#drafts .box:not(.earlier) .text')?.textContent.trim();
+            document.querySelector('#start').addEventListener('click', () => {
+                const start = performance.now(), look = () =>
+                    seen() ? (window.firstToken = performance.now() - start) : requestAnimationFrame(look);
+                look();
+            }, {once: true});
+        }"""
+    )
+    page.locator("#start").click()
+    page.wait_for_function("window.firstToken !== undefined")
+    assert page.evaluate("window.firstToken") < 1000
+
+
 def test_a_draft_streams_and_stop_works(page):
     set_number(page, "number input for Drafts", 4)
     page.locator("#problem textarea").fill(PROBLEM)
@@ -210,7 +241,7 @@ def test_fifty_requests_at_once_are_answered_or_refused_and_leave_nothing_behind
 
     client, memory = Client(server[0], verbose=False), []
     for _ in range(3):
-        arguments = [(PROBLEM, 2, 0.7, 0.9, i, 32, 1.15, False) for i in range(50)]
+        arguments = [(PROBLEM, 2, 0.7, 0.9, i, 32, 1.15, 1.5, False) for i in range(50)]
         jobs = [client.submit(*row, api_name="/draft") for row in arguments]
         answers = [str(job.exception(timeout=300) or job.result()) for job in jobs]
         done, refused = (sum(part in answer for answer in answers) for part in ("Done.", "Queue is full"))

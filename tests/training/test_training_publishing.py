@@ -159,6 +159,15 @@ def test_asked_for_it_goes_to_a_public_repository(hub, checkpoint, base, dataset
     assert titles(hub.repo("model", "alice/adapter")) == ["initial commit", "The adapter"]
 
 
+@pytest.mark.parametrize("public", [False, True])
+def test_a_trackio_space_is_private_unless_the_run_is_public(public, base, dataset, tmp_path):
+    """transformers hands `hub_private_repo` on to Trackio, where None leaves it to the account's default."""
+    command = launch_command(base, dataset, tmp_path / "adapter", "--trackio_space_id", "alice/runs")
+    _, training_args, _, run_args = train_sft.parse_arguments([*command[2:], *(["--public"] if public else [])])
+    _, others = take_over_publishing(training_args, **run_args.describe_consent())
+    assert others.hub_private_repo is not public
+
+
 def test_a_file_that_cannot_be_read_loses_no_run(hub, checkpoint, capsys, monkeypatch):
     def fail(path, **named):
         raise OSError(f"{path.name}: the disk does not answer")
