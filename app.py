@@ -40,8 +40,8 @@ from typing import TYPE_CHECKING
 from approach.arguments import parse, require_ranges
 from approach.files import first_line
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
+from approach.runtime import set_up_torch
 from approach.stopping import run
-from approach.threads import choose_waiting
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -116,7 +116,7 @@ class AppArguments:
 
 def main(args: AppArguments) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
-    choose_waiting()
+    set_up_torch()
     from approach.drafting.provenance import TrainingPairs
     from approach.drafting.streaming import load_drafting_model
 

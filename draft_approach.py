@@ -30,8 +30,8 @@ from dataclasses import dataclass, field
 from approach.arguments import parse, require_ranges
 from approach.outputs import Output, disk_errors_in_one_line, known_by_text
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY, differences_from_training
+from approach.runtime import set_up_torch
 from approach.stopping import run
-from approach.threads import choose_waiting
 
 
 @dataclass
@@ -96,7 +96,7 @@ class DraftArguments:
 
 @disk_errors_in_one_line()
 def main(args: DraftArguments) -> None:
-    choose_waiting()
+    set_up_torch()
     from approach.drafting.streaming import Sampling, load_drafting_model
     from approach.drafting.terminal import draft_for_all, print_drafts, read_problems, write_drafts
 

@@ -51,8 +51,8 @@ from approach.arguments import parse, require_ranges
 from approach.files import public_name
 from approach.outputs import Output, disk_errors_in_one_line, known_by
 from approach.prompt import MAX_NEW_TOKENS
+from approach.runtime import set_up_torch
 from approach.stopping import run
-from approach.threads import choose_waiting
 
 
 @dataclass
@@ -152,7 +152,7 @@ class EvaluationArguments:
 @disk_errors_in_one_line()
 def main(args: EvaluationArguments) -> None:
     """Chooses on validation rows, writes the plan, drafts with every system, and scores on the main process."""
-    choose_waiting()  # before the rooms, which import torch
+    set_up_torch()  # before the rooms, which import torch
     from accelerate import PartialState
 
     from approach.drafting.partial import PartialDrafts

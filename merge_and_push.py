@@ -42,8 +42,8 @@ from approach.arguments import PublishArguments, parse, require_ranges
 from approach.files import is_hub_id, public_name
 from approach.merging.arguments import ConversionArguments
 from approach.outputs import Output, disk_errors_in_one_line, known_by
+from approach.runtime import set_up_torch
 from approach.stopping import run
-from approach.threads import choose_waiting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -141,7 +141,7 @@ class MergeArguments(PublishArguments, ConversionArguments):
 
 @disk_errors_in_one_line()
 def main(args: MergeArguments) -> None:
-    choose_waiting()
+    set_up_torch()
     from approach.cards import write_model_card
     from approach.merging.publication import list_published, require_model
 

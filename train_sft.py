@@ -49,8 +49,8 @@ from approach.arguments import PublishArguments, parse, require_ranges
 from approach.files import public_name
 from approach.outputs import disk_errors_in_one_line
 from approach.prompt import END_TAG
+from approach.runtime import set_up_torch
 from approach.stopping import run
-from approach.threads import choose_waiting
 from approach.training.arguments import NO_BASE, NO_BFLOAT16, check_training, describe_mistake
 from approach.training.help import print_help
 from approach.training.notices import hide_notices
@@ -264,6 +264,6 @@ def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SF
 
 
 if __name__ == "__main__":
-    choose_waiting()
+    set_up_torch()
     hide_notices()
     run(lambda: main(*parse_arguments()))
