@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from approach.drafting.provenance import TrainingPairs
     from approach.drafting.streaming import DraftingModel
 
+GUIDANCE = 1.5  # of sampled drafts: benchmarks/README.md, "Guidance"
 MAX_WAITING = 20  # requests; the next one is refused
 
 EXAMPLES = [  # of at most 60 characters: gradio cuts longer ones off
@@ -190,7 +191,7 @@ def add_settings(has_base: bool) -> list["gr.components.Component"]:
             penalty = gr.Slider(
                 1, 1.5, value=REPETITION_PENALTY, step=0.05, label="Repetition penalty", info="1: none; loops likely"
             )
-            guidance = gr.Slider(1, 3, value=1, step=0.25, label="Guidance", info="Above 1: closer to the problem")
+            guidance = gr.Slider(1, 3, value=GUIDANCE, step=0.25, label="Guidance", info="1: none")
             seed = gr.Number(42, label="Seed", info="Draft 2 takes the next", precision=0, minimum=0, maximum=2**31)
             other_seed = gr.Button("Another seed", scale=0, min_width=180)
         with_base = gr.Checkbox(False, label="The base model's draft beside them", visible=has_base)

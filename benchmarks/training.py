@@ -18,6 +18,7 @@ Our head does not score twice, nor prompts, so that it needs less than this coun
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -292,6 +293,8 @@ def measure_rate(width: int, inner: int, dtype: torch.dtype) -> float:
 
 
 def main(args) -> None:
+    from approach.runtime import KEPT_OPERATIONS
+
     if args.child:
         return run_child(args)
     rows, lost = [], []
@@ -300,7 +303,8 @@ def main(args) -> None:
         command += ["--recipe", args.recipe, "--steps", str(args.steps), "--of_steps", str(args.of_steps)]
         command += ["--memory_gib", str(args.memory_gib), "--child", kind]
         command += ["--accounting"] * args.accounting + ["--evaluate"] * args.evaluate
-        result = subprocess.run(command, capture_output=True, text=True)
+        told = KEPT_OPERATIONS if kind in OURS else {}  # as train_sft.py does
+        result = subprocess.run(command, capture_output=True, text=True, env={**told, **os.environ})
         if "OutOfMemoryError" in result.stderr:
             print(f"{kind}: out of memory", flush=True)
             lost.append(kind)

@@ -78,7 +78,7 @@ def is_ours(url: str, address: str) -> bool:
     return url.startswith((address, "data:", "blob:"))
 
 
-def set_number(page, label: str, value: int) -> None:
+def set_number(page, label: str, value: float) -> None:
     """Opens the settings and types a number into one of them."""
     if not page.get_by_label(label).first.is_visible():
         page.get_by_role("button", name="Settings").click()
@@ -116,11 +116,13 @@ def test_a_typed_problem_becomes_two_drafts_that_a_seed_brings_back(page):
 def test_guidance_is_one_of_the_folded_settings(page):
     assert not page.get_by_label("number input for Guidance").is_visible()
     set_number(page, "number input for Longest draft", 32)
-    plain = make_drafts(page)
-    set_number(page, "number input for Guidance", 3)
-    assert len(make_drafts(page)) == 2 and page.locator("#drafts .text").all_inner_texts() != plain
-    markdown = page.locator("#drafts [data-markdown]").get_attribute("data-markdown")
-    assert "repetition penalty 1.15, guidance 3)" in markdown
+    drafts = {}
+    for guidance in (1.5, 1, 3):  # the first stands there
+        set_number(page, "number input for Guidance", guidance)
+        drafts[guidance] = make_drafts(page)
+        markdown = page.locator("#drafts [data-markdown]").get_attribute("data-markdown")
+        assert f"repetition penalty 1.15, guidance {guidance})" in markdown
+    assert drafts[1] != drafts[1.5] != drafts[3] and set(map(len, drafts.values())) == {2}
 
 
 def test_the_first_token_comes_within_a_second(page):
