@@ -2,9 +2,10 @@
 Drafts of an evaluation to be read, as Markdown: problems drawn with a seed, and what each system drafted for them.
 
 A draft's new terms that its reference has, too, and that fewer than every tenth training approach has, are in bold.
-The problem's own text is left out, for it is its authors': the paper is linked.
+The problem's own text is left out, for it is its authors': the paper is linked. Of a draft that did not end, only the
+first words are shown.
 
-    python benchmarks/draft_samples.py outputs/scores --systems "base, instructed" fine-tuned > drafts.md
+    python benchmarks/draft_samples.py outputs/guided --systems "base, two examples" tuned "tuned, guidance 2"
 """
 
 import argparse
@@ -15,6 +16,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+SHOWN = 60  # words of a draft that was cut off
 
 
 def mark(draft: str, hits: list[str]) -> str:
@@ -40,7 +43,10 @@ def main(args: argparse.Namespace) -> None:
             row = first[row_id, system]
             end = "" if row["ended"] else ", cut off"
             about = "" if row["ended"] is None else f", {row['num_tokens']} tokens{end}"
-            draft = mark(row["prediction"], row["hits"])
+            text = row["prediction"]
+            if row["ended"] is False:
+                text = " ".join([*text.split()[:SHOWN], "…"])
+            draft = mark(text, row["hits"])
             print(f"**{system}** (specificity {row['specificity']:.3f}{about}): {draft}\n")
 
 
