@@ -3,7 +3,7 @@ One merged model in the clients that people use, given no setting: do they draft
 
 The measure is `generate` in this process, in FP32, one problem after the other, greedy with the penalty that ships.
 Each other client is asked by chat message, one problem after the other: `pipeline` in this process, the rest over HTTP
-on loopback. Where a draft is not the same text, its tokens are compared: how many agree, and by how much transformers
+on loopback; vLLM is given a temperature of 0. Where a draft is not the same text, its tokens are compared: how many agree, and by how much transformers
 prefers its own token to the client's where they part, in logits after the penalty. A tie parts by less than 0.1.
 Speed is the tokens of all drafts over the seconds of all answers; starting is not counted.
 
@@ -92,8 +92,8 @@ def in_pipeline(folder: str) -> Iterator[Ask]:
 
 
 @contextlib.contextmanager
-def over_http(command: list[str], model: str) -> Iterator[Ask]:
-    """A server, on a free port in place of PORT in its command."""
+def over_http(command: list[str], model: str, **settings: float) -> Iterator[Ask]:
+    """A server, on a free port in place of PORT in its command; `settings` go with every question."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -102,7 +102,7 @@ def over_http(command: list[str], model: str) -> Iterator[Ask]:
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         shipped.wait_for(f"http://127.0.0.1:{port}/health")
-        yield lambda problem: shipped.ask(f"http://127.0.0.1:{port}/v1/chat/completions", model, problem)
+        yield lambda problem: shipped.ask(f"http://127.0.0.1:{port}/v1/chat/completions", model, problem, **settings)
     finally:
         server.terminate()
         server.wait(timeout=60)
@@ -119,7 +119,8 @@ def list_clients(args: argparse.Namespace) -> dict[str, contextlib.AbstractConte
         clients[name] = over_http([args.llama_server, "-m", file, *options, *place], args.model)
     if args.vllm:
         options = ["--dtype", "float32", "--max-model-len", str(CONTEXT)]
-        clients["vLLM"] = over_http([*shlex.split(args.vllm), "serve", args.model, *options, *place], args.model)
+        command = [*shlex.split(args.vllm), "serve", args.model, *options, *place]
+        clients["vLLM"] = over_http(command, args.model, temperature=0)  # it samples where a model says not to
     return clients
 
 

@@ -55,8 +55,8 @@ def draft_over_http(model: str, problems: list[str]) -> list[tuple[str, bool]]:
 
 
 def wait_for(address: str) -> None:
-    """Returns once the server answers; raises TimeoutError after two minutes."""
-    for _ in range(240):
+    """Returns once the server answers; raises TimeoutError after five minutes."""
+    for _ in range(600):
         try:
             urllib.request.urlopen(address, timeout=1).close()
             return
@@ -65,8 +65,8 @@ def wait_for(address: str) -> None:
     raise TimeoutError(f"{address} does not answer")
 
 
-def ask(address: str, model: str, problem: str) -> tuple[str, bool]:
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": problem}]}).encode()
+def ask(address: str, model: str, problem: str, **settings: float) -> tuple[str, bool]:
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": problem}], **settings}).encode()
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=300) as reply:
         choice = json.loads(reply.read())["choices"][0]
