@@ -3,8 +3,9 @@ One merged model in the clients that people use, given no setting: do they draft
 
 The measure is `generate` in this process, in FP32, one problem after the other, greedy with the penalty that ships.
 Each other client is asked by chat message, one problem after the other: `pipeline` in this process, the rest over HTTP
-on loopback; vLLM is given a temperature of 0. Where a draft is not the same text, its tokens are compared: how many agree, and by how much transformers
-prefers its own token to the client's where they part, in logits after the penalty. A tie parts by less than 0.1.
+on loopback; vLLM is given a temperature of 0. Where a draft is not the same text, its tokens are compared: how many
+agree, and by how much transformers prefers its own token to the client's where they part, in logits after the penalty.
+A tie parts by less than 0.1.
 Speed is the tokens of all drafts over the seconds of all answers; starting is not counted.
 
     python benchmarks/clients.py --model outputs/model --dataset_name outputs/pairs \\
