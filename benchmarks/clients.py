@@ -5,8 +5,7 @@ The measure is `generate` in this process, in FP32, one problem after the other,
 Each other client is asked by chat message, one problem after the other: `pipeline` in this process, the rest over HTTP
 on loopback; vLLM is given a temperature of 0. Where a draft is not the same text, its tokens are compared: how many
 agree, and by how much transformers prefers its own token to the client's where they part, in logits after the penalty.
-A tie parts by less than 0.1.
-Speed is the tokens of all drafts over the seconds of all answers; starting is not counted.
+A tie parts by less than 0.1. Speed is the tokens of all drafts over the seconds of all answers, without starting.
 
     python benchmarks/clients.py --model outputs/model --dataset_name outputs/pairs \\
         --llama_server PATH/llama-server --gguf outputs/model/model-F16.gguf outputs/model/model-Q4_K_M.gguf \\

@@ -26,19 +26,18 @@ def draft_all(args: argparse.Namespace, problems, partial) -> tuple[list, dict[s
     from approach.drafting.generation import DECODINGS, Drafter
     from approach.evaluation.systems import SystemDrafts, base_prompts
 
-    seconds = {}
     base = Drafter(args.base, args.max_new_tokens)
     prompts = base_prompts(base.tokenizer, problems.rows, problems.examples)[args.base_way]
     seed = 0 if DECODINGS[args.base_decoding]["do_sample"] else None
     drafts = base.draft(prompts, partial, args.base_decoding, seed)
     entries = [SystemDrafts(args.base_way, "base", ["base"], args.base_decoding, [drafts])]
-    runs = {PLAIN: [], GUIDED: []}
+    runs, seconds = {PLAIN: [], GUIDED: []}, {PLAIN: 0.0, GUIDED: 0.0}
     for model in args.models:
         drafter = Drafter(model, args.max_new_tokens)
         for decoding, found in runs.items():
             started = time.monotonic()
             found.append(drafter.draft([row["prompt"] for row in problems.rows], partial, decoding))
-            seconds[decoding] = (time.monotonic() - started) / len(problems.rows)
+            seconds[decoding] += (time.monotonic() - started) / len(problems.rows) / len(args.models)
     names = {PLAIN: "tuned", GUIDED: "tuned, guidance 2"}
     entries += [SystemDrafts(names[name], "fine-tuned", args.models, name, found) for name, found in runs.items()]
     return entries, seconds

@@ -6,7 +6,8 @@ for duplicates throw most rows away. Prints a table, seconds a 100,000 rows in t
 linear in rows gives the same number on every line.
 
 `--metadata` makes rows of the shape of arXiv's own metadata instead: hard-wrapped prose, categories, dated versions.
-There one word in five is another's, so that rows have no more 5-grams in common than real ones.
+There one word in five is another's, so that rows have no more 5-grams in common than real ones; the plain loop takes
+each line for a sentence there, and its time is no measure.
 
     python benchmarks/prepare_throughput.py --abstracts ../shared/data/scientific_papers_arxiv_sample.jsonl.gz
     python benchmarks/prepare_throughput.py --abstracts ../shared/data/acl_abstracts_2022_2023.jsonl.gz --metadata \\
