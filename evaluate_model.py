@@ -108,7 +108,7 @@ class EvaluationArguments:
             "choices": ["auto", "float32", "bfloat16"],
         },
     )
-    batch_size: int = field(default=32, metadata={"help": "Problems drafted for at once; halved where memory ends."})
+    batch_size: int = field(default=64, metadata={"help": "Problems drafted for at once; halved where memory ends."})
     bertscore_model: str = field(
         default="roberta-large",
         metadata={"help": "BERTScore's encoder: roberta-large as in the report, or another folder or Hub id."},

@@ -59,21 +59,27 @@ class Reference:
         return self.tokenizer.decode(ids[start:], skip_special_tokens=True).strip()
 
     def find_parting(self, problem: str, text: str, ended: bool) -> tuple[int, float]:
-        """How many tokens of a draft agree with ours, and by how much ours leads where they part; else 0."""
-        from approach.prompt import encode_problem, make_completion, make_prompt
+        """
+        How many of our tokens a client's text goes along with, and by how much ours leads where it parts; else 0.
+
+        By text, for a model may write a word in other tokens than its tokenizer would make of it.
+        """
+        from approach.prompt import encode_problem, make_completion
 
         ours, start = self.draft(problem), encode_problem(self.tokenizer, problem)["input_ids"].shape[1]
-        draft = make_completion(text) if ended else f" {text}"
-        theirs = self.tokenizer(make_prompt(problem) + draft)["input_ids"]
-        for place, (own, other) in enumerate(zip(ours, theirs, strict=False)):
-            if own != other:
-                prefix = torch.tensor([ours[:place]])
-                with torch.inference_mode():
-                    scores = self.model(prefix).logits[:, -1].float()
-                penalty = self.model.generation_config.repetition_penalty
-                scores = RepetitionPenaltyLogitsProcessor(penalty)(prefix, scores)[0]
-                return place - start, (scores[own] - scores[other]).item()
-        return min(len(ours), len(theirs)) - start, 0.0
+        theirs = (make_completion(text) if ended else text).lstrip()
+        prompt = self.tokenizer.decode(ours[:start])
+        written = [self.tokenizer.decode(ours[:end]).removeprefix(prompt).lstrip() for end in range(start, len(ours))]
+        place = max(start + new for new, own in enumerate(written) if theirs.startswith(own))
+        rest = self.tokenizer(theirs[len(written[place - start]) :], add_special_tokens=False)["input_ids"]
+        if not rest:
+            return place - start, 0.0
+        prefix = torch.tensor([ours[:place]])
+        with torch.inference_mode():
+            scores = self.model(prefix).logits[:, -1].float()
+        penalty = self.model.generation_config.repetition_penalty
+        scores = RepetitionPenaltyLogitsProcessor(penalty)(prefix, scores)[0]
+        return place - start, (scores[ours[place]] - scores[rest[0]]).item()
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ class Drafter:
         self,
         name: str,
         max_new_tokens: int = MAX_NEW_TOKENS,
-        batch_size: int = 32,
+        batch_size: int = 64,
         argument: str = "--model_name_or_path",
         dtype: torch.dtype | None = None,
     ):
