@@ -61,7 +61,7 @@ def make_metadata(abstracts: list[str]) -> Iterator[dict]:
             text[place] = word
         year, month = 2007 + number % 20, 1 + number % 12
         yield {
-            "id": f"{year % 100:02}{month:02}.{number // 240:05}",
+            "id": f"{year % 100:02}{month:02}.{number // 60:05}",  # 60: of as many rows no two agree in year and month
             "title": " ".join(text[:10]),
             "abstract": "  " + WRAPPED.sub(r"\1\n", " ".join(text)),
             "categories": rng.choice(["cs.CL", "cs.LG cs.CL", "hep-ph", "math.CO math.PR"]),
