@@ -63,6 +63,7 @@ class Reference:
         How many of our tokens a client's text goes along with, and by how much ours leads where it parts; else 0.
 
         By text, for a model may write a word in other tokens than its tokenizer would make of it.
+        A token of ours that only begins the client's next word counts as gone along with.
         """
         from approach.prompt import encode_problem, make_completion
 
