@@ -5,63 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import pad
-from transformers import Cache, DynamicLayer, PreTrainedModel, StoppingCriteria
+from transformers import Cache, PreTrainedModel, StoppingCriteria
 
+from approach.drafting.cache import count_shared, read_beginning, repeat_rows
 from approach.drafting.guidance import pair
 from approach.drafting.sampling import make_generator, make_processors
 
 LEAVING = 8  # once one in so many places of a batch is free, the ended drafts leave and others join
-ROOM = 64  # tokens for which a layer's cache is made larger at a time
-
-
-class RoomyLayer(DynamicLayer):
-    """
-    The keys and values of a layer, `(rows, heads, tokens, width)`, with room for tokens to come.
-
-    transformers' own layer copies all of them at every token.
-    """
-
-    whole: list[torch.Tensor] | None = None  # keys and values with the room behind them
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *inputs, **named_inputs):
-        """Takes the keys and values of new tokens; returns those of all."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start, states = self.get_seq_length(), (key_states, value_states)
-        end = start + key_states.shape[-2]
-        if self.whole is None or self.whole[0].shape[-2] < end:
-            self.make_room(start, end + ROOM, states)
-        for whole, new in zip(self.whole, states, strict=True):
-            whole[:, :, start:end] = new
-        self.keys, self.values = (whole[:, :, :end] for whole in self.whole)
-        return self.keys, self.values
-
-    def make_room(self, start: int, size: int, states: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Moves what there is, the first `start` tokens, to tensors of `size` tokens."""
-        old, self.whole = (self.keys, self.values), []
-        for seen, new in zip(old, states, strict=True):
-            whole = new.new_empty(*new.shape[:2], size, new.shape[3])
-            if start:
-                whole[:, :, :start] = seen
-            self.whole.append(whole)
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keeps these rows alone."""
-        super().batch_select_indices(indices)
-        self.whole = None
-
-    def cut(self, first: int) -> None:
-        """Forgets the tokens before `first`."""
-        self.keys, self.values, self.whole = self.keys[:, :, first:], self.values[:, :, first:], None
-
-    def join(self, other: "RoomyLayer") -> None:
-        """Adds another layer's rows below its own, both as wide as the wider one, with nothing on the left."""
-        width = max(self.get_seq_length(), other.get_seq_length())
-        self.keys, self.values = (
-            torch.cat([pad(part, (0, 0, width - part.shape[-2], 0)) for part in parts])
-            for parts in ((self.keys, other.keys), (self.values, other.values))
-        )
-        self.whole = None
 
 
 class EnoughFree(StoppingCriteria):
@@ -106,12 +56,13 @@ class DraftBatch:
     def join(self, prompts: Mapping[int, list[int]], budgets: Sequence[int], seeds: Sequence[int]) -> None:
         """Reads prompts, all but their last tokens, and adds them, each with its draft's budget of tokens and seed."""
         texts = list(prompts.values()) if self.empty is None else pair(prompts.values(), self.empty)
-        ids, mask = align(texts, self.model.device)
-        cache = Cache(layer_class_to_replicate=RoomyLayer)
+        shared = count_shared(texts, min(map(len, texts)) - 2)
+        cache = repeat_rows(read_beginning(self.model, texts[0][:shared]), len(texts))
+        ids, mask = align(texts, self.model.device, shared)
         self.model.base_model(
-            input_ids=ids[:, :-1],
+            input_ids=ids[:, shared:-1],
             attention_mask=mask[:, :-1],
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, :-1],
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, shared:-1],
             past_key_values=cache,
             use_cache=True,
         )
@@ -181,11 +132,16 @@ class DraftBatch:
             layer.cut(first)
 
 
-def align(texts: Sequence[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask of texts, aligned on the right, of at least two columns so that there is something to read."""
+def align(texts: Sequence[list[int]], device: torch.device, shared: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Ids and mask of texts, aligned on the right, of at least two columns so that there is something to read.
+
+    The first `shared` tokens of all are one and stand on the left, before what fills a row.
+    """
     width = max(2, *map(len, texts))
-    ids = [text[:1] * (width - len(text)) + text for text in texts]
-    mask = [[0] * (width - len(text)) + [1] * len(text) for text in texts]
+    fills = [width - len(text) for text in texts]
+    ids = [text[:shared] + text[:1] * fill + text[shared:] for text, fill in zip(texts, fills, strict=True)]
+    mask = [[1] * shared + [0] * fill + [1] * (width - shared - fill) for fill in fills]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 

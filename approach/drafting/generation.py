@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from approach.drafting.batch import DraftBatch
+from approach.drafting.cache import attend_fast
 from approach.drafting.partial import PartialDrafts
 from approach.models import context_length, fastest_dtype, find_stops, load_model, weights_digest
 from approach.prompt import END_TAG, MAX_NEW_TOKENS, REPETITION_PENALTY, make_prompt
@@ -76,6 +77,7 @@ class Drafter:
         self.max_batch = batch_size  # how many drafts fit into memory at once, as far as is known
         device = PartialState().device
         self.model, self.tokenizer = load_model(name, argument, dtype or fastest_dtype(device), device)
+        attend_fast(self.model)
         self.stops = find_stops(self.model, self.tokenizer)
         # What a model's folder sets for its users, a repetition penalty say, is no part of the decodings above.
         self.model.generation_config = GenerationConfig()

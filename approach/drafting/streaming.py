@@ -16,6 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from approach.drafting.batch import align
+from approach.drafting.cache import attend_fast, make_cache
 from approach.drafting.guidance import OwnRows, pair
 from approach.drafting.sampling import make_generator, make_processors
 from approach.models import context_length, default_device, fastest_dtype, find_stops, load_model, require_trained
@@ -102,6 +103,7 @@ def load_drafting_model(name: str, argument: str, tuned: bool = True, base: str 
     model, tokenizer = load_model(name, argument, fastest_dtype(device), device, base, is_base=not tuned)
     if tuned:
         require_trained(tokenizer, name, argument)
+    attend_fast(model)
     return DraftingModel(model, tokenizer, tuned)
 
 
@@ -139,6 +141,7 @@ def generate(
     output = model.generate(
         input_ids=ids,
         attention_mask=mask,
+        past_key_values=make_cache(),
         do_sample=False,  # RowSampler leaves one token to choose
         repetition_penalty=1.0,  # the model may ship one; the one asked for is among the processors
         logits_processor=make_processors(

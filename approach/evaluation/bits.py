@@ -1,6 +1,5 @@
 """Bits that a model needs for the references: after their own problem, after another row's, and after none."""
 
-import copy
 import hashlib
 import json
 import math
@@ -15,12 +14,12 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
+from approach.drafting.cache import count_shared, read_beginning, repeat_rows
 from approach.drafting.generation import Drafter
 from approach.drafting.partial import PartialDrafts
 from approach.models import context_length
 
 NUM_PERMUTATIONS = 5
-SHARED_TOKENS = 32  # that all texts begin with: from so many on they are read once
 LOGITS_BYTES = 2**28  # of one batch, in FP32; with eight times as many a batch took 1.4 times as long on a CPU
 
 
@@ -100,12 +99,12 @@ def count_bits(drafter: Drafter, prompts: list[str], approaches: list[str], part
     settings = [drafter.weights, prompts, approaches, "bits", str(state.device), torch.__version__]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     texts = [encode(drafter.tokenizer, *pair) for pair in zip(prompts, approaches, strict=True)]
-    shared = count_shared(texts)
+    shared = count_shared([ids for ids, _ in texts], min((begin for _, begin in texts), default=1) - 1)
     batches = make_batches([len(ids) for ids, _ in texts], shared, drafter.model)
     done = partial.read(key)
     own_batches = batches[state.process_index :: state.num_processes]
     missing = [rows for rows in own_batches if not all(row in done for row in rows)]
-    beginning = read_beginning(drafter.model, texts[0][0][:shared]) if missing else None
+    beginning = read_beginning(drafter.model, texts[0][0][:shared] if missing else [])
     for rows in tqdm(missing, desc="Bits", disable=not state.is_main_process):
         bits = count_together(drafter.model, [texts[row] for row in rows], beginning)
         partial.append(key, rows, [{"bits": value} for value in bits])
@@ -125,22 +124,6 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, approach: str) -> tu
     return ids, begin
 
 
-def count_shared(texts: list[tuple[list[int], int]]) -> int:
-    """How many tokens all texts begin with and have before their approach, two examples say; 0 where they are few."""
-    shared = len(os.path.commonprefix([ids for ids, _ in texts]))
-    shared = min([shared, *(begin - 1 for _, begin in texts)])
-    return shared if shared >= SHARED_TOKENS else 0
-
-
-def read_beginning(model: PreTrainedModel, ids: list[int]) -> Cache | None:
-    """What the model has cached of the tokens with which all texts begin; None of none."""
-    if not ids:
-        return None
-    with torch.inference_mode():
-        rows = torch.tensor([ids], device=model.device)
-        return model.base_model(input_ids=rows, use_cache=True).past_key_values
-
-
 def make_batches(lengths: list[int], shared: int, model: PreTrainedModel) -> list[list[int]]:
     """The rows that the model can read, those of similar length together, as many as `LOGITS_BYTES` allow."""
     vocabulary, batches = model.get_output_embeddings().weight.shape[0], []
@@ -154,19 +137,15 @@ def make_batches(lengths: list[int], shared: int, model: PreTrainedModel) -> lis
     return batches
 
 
-def count_together(
-    model: PreTrainedModel, texts: list[tuple[list[int], int]], beginning: Cache | None = None
-) -> list[float]:
+def count_together(model: PreTrainedModel, texts: list[tuple[list[int], int]], beginning: Cache) -> list[float]:
     """Bits of each text from where its approach begins, padded on the right, where nothing looks at padding."""
-    shared = beginning.get_seq_length() if beginning else 0
+    shared = beginning.get_seq_length()
     width, first = max(len(ids) for ids, _ in texts), min(begin for _, begin in texts) - 1
     rows = torch.tensor([ids[shared:] + [0] * (width - len(ids)) for ids, _ in texts], device=model.device)
     mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in texts], device=model.device)
     with torch.inference_mode():
-        cache = copy.deepcopy(beginning)
-        if cache:
-            cache.batch_repeat_interleave(len(texts))
-        options = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": width - first}
+        cache = repeat_rows(beginning, len(texts)) if shared else None
+        options = {"past_key_values": cache, "use_cache": bool(shared), "logits_to_keep": width - first}
         logits = model(input_ids=rows, attention_mask=mask, **options).logits
         losses = [
             torch.nn.functional.cross_entropy(

@@ -7,10 +7,9 @@ import signal
 import pytest
 import torch
 from datasets import load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicLayer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from approach.drafting import generation
-from approach.drafting.batch import ROOM, RoomyLayer
+from approach.drafting import cache, generation
 from approach.drafting.generation import Drafter, cut_draft
 from approach.drafting.partial import PartialDrafts
 
@@ -58,31 +57,29 @@ def test_what_ends_makes_room_for_the_next_and_every_draft_stays_the_same(merged
     assert max(rows for rows, _ in shapes) == 3
 
 
-def test_a_roomy_cache_holds_what_a_plain_one_holds():
-    roomy, plain = RoomyLayer(), DynamicLayer()
-    torch.manual_seed(0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_all_prompts_begin_with_is_read_once_a_batch_and_changes_nothing(base, monkeypatch, dtype):
+    """As of a base that is shown two examples: they were most of what it read."""
+    beginning = "We study how models read long texts with noise in many small models. " * 6
+    ends = ("Noise grows.", "A model reads long texts.", "It ends.", "How?", "In texts.")
+    prompts = [beginning + end for end in ends]
+    drafter, greedy = Drafter(str(base), max_new_tokens=30, batch_size=2, dtype=dtype), {"do_sample": False}
+    read, forward = [], drafter.model.base_model.forward
 
-    def add(layers, rows, tokens):
-        states = [torch.randn(rows, 2, tokens, 4) for _ in range(2)]
-        for layer in layers:
-            found = layer.update(*states)
-            assert all(map(torch.equal, found, (layer.keys, layer.values)))
+    def count(input_ids, **arguments):
+        read.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **arguments)
 
-    for tokens in (5, *[1] * (ROOM + 10)):
-        add((roomy, plain), 3, tokens)
-    for layer in (roomy, plain):
-        layer.batch_select_indices(torch.tensor([2, 0]))
-    add((roomy, plain), 2, 1)
-    assert torch.equal(roomy.keys, plain.keys) and torch.equal(roomy.values, plain.values)
-    other = RoomyLayer()
-    add([other], 1, 4)
-    roomy.cut(70)
-    roomy.join(other)
-    left = plain.get_seq_length() - 70
-    assert torch.equal(roomy.keys[:2], plain.keys[:, :, 70:])
-    assert torch.equal(roomy.keys[2:, :, left - 4 :], other.keys) and not roomy.keys[2:, :, : left - 4].any()
-    add([roomy], 3, 1)
-    assert roomy.get_seq_length() == left + 1
+    monkeypatch.setattr(drafter.model.base_model, "forward", count)
+    together = drafter.draft_part(prompts, greedy)
+    (rows, shared), (others, tokens) = read[:2]
+    assert (rows, others) == (1, 2) and shared >= len(drafter.tokenizer(beginning.strip())["input_ids"]) > 5 * tokens
+    monkeypatch.setattr(cache, "SHARED_TOKENS", 10_000)
+    read.clear()
+    alone = drafter.draft_part(prompts, greedy)
+    assert read[0][0] == 2 and read[0][1] > shared
+    assert together == alone or dtype == torch.bfloat16
+    assert [draft["num_tokens"] for draft in together if not draft["ended"]] == [30] * len(prompts)
 
 
 def test_a_prompt_of_one_token_and_a_context_that_ends(base):
