@@ -106,9 +106,8 @@ def attend(
     """
     Attention of a single new token, `(rows, heads, 1, width)`, by two products of whole matrices; of more by SDPA.
 
-    SDPA's kernel for processors is made for many queries: in bfloat16 one token of 64 rows took it 1.6 times as long.
-    Where nothing is masked transformers lets it share keys among heads, and there it takes five times as long. Keys
-    and values are a `RoomyLayer`'s.
+    SDPA's kernel for processors is made for many queries (benchmarks/README.md, "Drafting beside llama.cpp"). Keys and
+    values are a `RoomyLayer`'s.
     """
     rows, heads, tokens, width = query.shape
     if tokens > 1:
