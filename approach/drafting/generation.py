@@ -38,7 +38,7 @@ DECODINGS = {
     },
 }
 UNGUIDED = [name for name, decoding in DECODINGS.items() if "guidance" not in decoding]  # of bases, too
-ROWS = 2**32  # seeds of one run of drafts
+ROWS = 2**20  # seeds of one run of drafts; torch's generator for processors takes the lowest 32 bits of a seed
 SHARE = 4  # batches' worth of problems, at most, that are drafted and kept on disk together
 
 
@@ -94,6 +94,7 @@ class Drafter:
             prompts,
             decoding,
             seed,
+            ROWS,
             self.max_new_tokens,
             self.batch_size,
             str(PartialState().device),

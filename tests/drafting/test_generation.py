@@ -82,6 +82,17 @@ def test_what_all_prompts_begin_with_is_read_once_a_batch_and_changes_nothing(ba
     assert [draft["num_tokens"] for draft in together if not draft["ended"]] == [30] * len(prompts)
 
 
+def test_every_seed_draws_drafts_of_its_own(merged, dataset, tmp_path):
+    """torch's generator for processors takes 32 bits of a seed: seeds that differ above them drew the same drafts."""
+    prompts = load_dataset(str(dataset), split="test")["prompt"][:4]
+    drafter, partial = Drafter(str(merged), max_new_tokens=12), PartialDrafts(tmp_path / "scores")
+    drawn = [
+        [draft["prediction"] for draft in drafter.draft(prompts, partial, "sampled", seed)] for seed in (0, 1, 2, 0)
+    ]
+    assert drawn[0] == drawn[3]
+    assert all(len({drafts[row] for drafts in drawn}) == 3 for row in range(len(prompts)))
+
+
 def test_a_prompt_of_one_token_and_a_context_that_ends(base):
     drafter = Drafter(str(base), max_new_tokens=10_000, batch_size=2)
     ids = drafter.tokenizer("We study noise in many small models.")["input_ids"]
