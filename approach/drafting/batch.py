@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 from transformers import Cache, PreTrainedModel, StoppingCriteria
 
-from approach.drafting.cache import count_shared, read_beginning, repeat_rows
+from approach.drafting.cache import repeat_rows
 from approach.drafting.guidance import pair
 from approach.drafting.sampling import make_generator, make_processors
 
@@ -43,11 +43,12 @@ class DraftBatch:
     Rows are aligned on the right. On the left a row is filled with its own first token, masked: a repetition penalty
     counts what is masked, too, and a padding token that also ends drafts would end the padded ones more rarely.
 
-    Where the prompt of an `empty` problem is given the drafts are guided: each has a second row, which begins with it.
+    `beginning` is the cache of the tokens with which all prompts begin, which are read once for them all. Where the
+    prompt of an `empty` problem is given the drafts are guided: each has a second row, which begins with it.
     """
 
-    def __init__(self, model: PreTrainedModel, stops: set[int], empty: list[int] | None = None):
-        self.model, self.stops, self.empty = model, stops, empty
+    def __init__(self, model: PreTrainedModel, stops: set[int], beginning: Cache, empty: list[int] | None = None):
+        self.model, self.stops, self.beginning, self.empty = model, stops, beginning, empty
         self.rows_per_draft = 1 if empty is None else 2  # its own first
         self.places: list[Place] = []
         self.ids = self.mask = torch.empty(0, 0, dtype=torch.long, device=model.device)
@@ -56,8 +57,7 @@ class DraftBatch:
     def join(self, prompts: Mapping[int, list[int]], budgets: Sequence[int], seeds: Sequence[int]) -> None:
         """Reads prompts, all but their last tokens, and adds them, each with its draft's budget of tokens and seed."""
         texts = list(prompts.values()) if self.empty is None else pair(prompts.values(), self.empty)
-        shared = count_shared(texts, min(map(len, texts)) - 2)
-        cache = repeat_rows(read_beginning(self.model, texts[0][:shared]), len(texts))
+        shared, cache = self.beginning.get_seq_length(), repeat_rows(self.beginning, len(texts))
         ids, mask = align(texts, self.model.device, shared)
         self.model.base_model(
             input_ids=ids[:, shared:-1],

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from approach.drafting.batch import DraftBatch
-from approach.drafting.cache import attend_fast
+from approach.drafting.cache import attend_fast, count_shared, read_beginning
 from approach.drafting.partial import PartialDrafts
 from approach.models import context_length, fastest_dtype, find_stops, load_model, weights_digest
 from approach.prompt import END_TAG, MAX_NEW_TOKENS, REPETITION_PENALTY, make_prompt
@@ -165,7 +165,10 @@ class Drafter:
             longest = max(map(len, texts))
             sys.exit(f"{self.argument} {self.name}: a prompt of {longest} tokens leaves no room for a draft")
         empty = None if decoding.get("guidance", 1) == 1 else self.tokenizer(make_prompt(""))["input_ids"]
-        batch, waiting = DraftBatch(self.model, self.stops, empty), iter(rows)
+        begun = [*texts, *([] if empty is None else [empty])]
+        shared = count_shared(begun, min(map(len, begun)) - 2)
+        beginning = read_beginning(self.model, texts[0][:shared])
+        batch, waiting = DraftBatch(self.model, self.stops, beginning, empty), iter(rows)
         while True:
             joining = {row: texts[row] for row in itertools.islice(waiting, self.max_batch - len(batch.places))}
             if joining:

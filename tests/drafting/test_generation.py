@@ -57,13 +57,12 @@ def test_what_ends_makes_room_for_the_next_and_every_draft_stays_the_same(merged
     assert max(rows for rows, _ in shapes) == 3
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_all_prompts_begin_with_is_read_once_a_batch_and_changes_nothing(base, monkeypatch, dtype):
+def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(base, monkeypatch):
     """As of a base that is shown two examples: they were most of what it read."""
     beginning = "We study how models read long texts with noise in many small models. " * 6
     ends = ("Noise grows.", "A model reads long texts.", "It ends.", "How?", "In texts.")
     prompts = [beginning + end for end in ends]
-    drafter, greedy = Drafter(str(base), max_new_tokens=30, batch_size=2, dtype=dtype), {"do_sample": False}
+    drafter, greedy = Drafter(str(base), max_new_tokens=30, batch_size=2, dtype=torch.float32), {"do_sample": False}
     read, forward = [], drafter.model.base_model.forward
 
     def count(input_ids, **arguments):
@@ -74,11 +73,13 @@ def test_what_all_prompts_begin_with_is_read_once_a_batch_and_changes_nothing(ba
     together = drafter.draft_part(prompts, greedy)
     (rows, shared), (others, tokens) = read[:2]
     assert (rows, others) == (1, 2) and shared >= len(drafter.tokenizer(beginning.strip())["input_ids"]) > 5 * tokens
+    assert [tokens for _, tokens in read[1:] if tokens >= shared] == [], "those who join later do not read it again"
     monkeypatch.setattr(cache, "SHARED_TOKENS", 10_000)
     read.clear()
     alone = drafter.draft_part(prompts, greedy)
     assert read[0][0] == 2 and read[0][1] > shared
-    assert together == alone or dtype == torch.bfloat16
+    assert sum(rows for rows, tokens in read if tokens >= shared) == len(prompts)
+    assert together == alone
     assert [draft["num_tokens"] for draft in together if not draft["ended"]] == [30] * len(prompts)
 
 
