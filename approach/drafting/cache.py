@@ -104,13 +104,13 @@ def attend(
     **named_inputs,
 ) -> tuple[torch.Tensor, None]:
     """
-    Attention of a single new token, `(rows, heads, 1, width)`, by two products of whole matrices; of more by SDPA.
+    Attention of one new token in several rows, `(rows, heads, 1, width)`, by two products of matrices; else by SDPA.
 
-    SDPA's kernel for processors is made for many queries (benchmarks/README.md, "Drafting beside llama.cpp"). Keys and
-    values are a `RoomyLayer`'s.
+    SDPA's kernel for processors is made for many queries; of one row it is as fast (benchmarks/README.md, "Drafting
+    beside llama.cpp"). Keys and values are a `RoomyLayer`'s.
     """
     rows, heads, tokens, width = query.shape
-    if tokens > 1:
+    if tokens > 1 or rows == 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **named_inputs)
     seen, (key, value) = key.shape[2], map(with_room, (key, value))
     groups = query.reshape(rows, key.shape[1], -1, width) * (width**-0.5 if scaling is None else scaling)
