@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def take_turns(name: str, model: PreTrainedModel, ways: Sequence[str], step: Callable, turns: int) -> None:
-    """Prints the median and the range of each attention's milliseconds, and the median of its ratios to the first's."""
+    """Prints the median and the range of each attention's milliseconds, and that of its ratios to the first's."""
     found: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(turns + 1):
         for way in ways if turn % 2 else reversed(ways):
