@@ -1,8 +1,8 @@
 """
 Ways to compute one step, taken in turns in one process: a machine's speed drifts by more than they differ.
 
-Drafting reads four tokens of each row after `--seen` others, through SDPA and through two products
-(`approach/drafting/cache.py`), in the fastest precision. Training is forward and backward of 4 × 215 tokens, with LoRA
+Drafting reads four tokens of each of 64 rows, after `--seen` others and those of earlier turns, through SDPA and through
+two products (`approach/drafting/cache.py`), in the fastest precision. Training is forward and backward of 4 × 215 tokens, with LoRA
 of rank 64 on all linear layers, through SDPA and through transformers' eager attention.
 
     python benchmarks/turns.py --model SMOLLM2
@@ -20,6 +20,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROWS = 64  # that draft together
 
 
 def take_turns(name: str, model: PreTrainedModel, ways: Sequence[str], step: Callable, turns: int) -> None:
@@ -37,20 +38,20 @@ def take_turns(name: str, model: PreTrainedModel, ways: Sequence[str], step: Cal
         print(f"{name:26}{way:14}{times[0]:8.1f} ms ({times[1]:.1f}–{times[2]:.1f}){ratio:7.2f} × as fast", flush=True)
 
 
-def compare_drafting(model: PreTrainedModel, rows: int, seen: int, turns: int) -> None:
+def compare_drafting(model: PreTrainedModel, seen: int, turns: int) -> None:
     from approach.drafting.cache import BY_PRODUCTS, make_cache
 
-    ids, cache = torch.randint(5, 40_000, (rows, seen)), make_cache()
+    ids, cache = torch.randint(5, 40_000, (ROWS, seen)), make_cache()
     with torch.inference_mode():
         model.base_model(ids, past_key_values=cache, use_cache=True)
 
         def step() -> None:
             for _ in range(4):
-                mask = torch.ones(rows, cache.get_seq_length() + 1, dtype=torch.long)
+                mask = torch.ones(ROWS, cache.get_seq_length() + 1, dtype=torch.long)
                 mask[0, : seen // 2] = 0
                 model(ids[:, :1], attention_mask=mask, past_key_values=cache, use_cache=True)
 
-        take_turns(f"drafting, {rows} after {seen}", model, ("sdpa", BY_PRODUCTS), step, turns)
+        take_turns(f"drafting, {ROWS} after {seen}", model, ("sdpa", BY_PRODUCTS), step, turns)
 
 
 def compare_training(name: str, dtype: torch.dtype, turns: int) -> None:
@@ -73,9 +74,8 @@ def main(args: argparse.Namespace) -> None:
     dtype = fastest_dtype(torch.device("cpu"))
     print(f"{dtype}, {torch.get_num_threads()} threads")
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).eval()
-    for rows in (1, 64):
-        for seen in args.seen:
-            compare_drafting(model, rows, seen, 4 * args.turns)
+    for seen in args.seen:
+        compare_drafting(model, seen, 4 * args.turns)
     compare_training(args.model, dtype, args.turns)
 
 
