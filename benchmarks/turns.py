@@ -1,9 +1,9 @@
 """
 Ways to compute one step, taken in turns in one process: a machine's speed drifts by more than they differ.
 
-Drafting reads four tokens of each of 64 rows, after `--seen` others and those of earlier turns, through SDPA and through
-two products (`approach/drafting/cache.py`), in the fastest precision. Training is forward and backward of 4 × 215 tokens, with LoRA
-of rank 64 on all linear layers, through SDPA and through transformers' eager attention.
+Drafting reads four tokens of each of 64 rows, after `--seen` others and those of earlier turns, through SDPA and
+through two products (`approach/drafting/cache.py`), in the fastest precision. Training is forward and backward of
+4 × 215 tokens, with LoRA of rank 64 on all linear layers, through SDPA and through transformers' eager attention.
 
     python benchmarks/turns.py --model SMOLLM2
 """
