@@ -55,7 +55,7 @@ def compare_drafting(model: PreTrainedModel, seen: int, turns: int) -> None:
 
 
 def compare_training(name: str, dtype: torch.dtype, turns: int) -> None:
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
     model = get_peft_model(model, LoraConfig(r=64, lora_alpha=128, target_modules="all-linear", task_type="CAUSAL_LM"))
     ids = torch.randint(5, 40_000, (4, 215))
 
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
 
     dtype = fastest_dtype(torch.device("cpu"))
     print(f"{dtype}, {torch.get_num_threads()} threads")
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, trust_remote_code=False).eval()
     for seen in args.seen:
         compare_drafting(model, seen, 4 * args.turns)
     compare_training(args.model, dtype, args.turns)
