@@ -165,7 +165,7 @@ class Drafter:
             longest = max(map(len, texts))
             sys.exit(f"{self.argument} {self.name}: a prompt of {longest} tokens leaves no room for a draft")
         empty = None if decoding.get("guidance", 1) == 1 else self.tokenizer(make_prompt(""))["input_ids"]
-        begun = [*texts, *([] if empty is None else [empty])]
+        begun = texts if empty is None else [*texts, empty]
         shared = count_shared(begun, min(map(len, begun)) - 2)
         beginning = read_beginning(self.model, texts[0][:shared])
         batch, waiting = DraftBatch(self.model, self.stops, beginning, empty), iter(rows)
