@@ -3,6 +3,7 @@ A step of training: tokens a second and peak memory of a recipe, beside the orig
 
 Each row of the table is a process of its own. It takes some of the run's steps, evenly spaced, since a length-grouped
 order goes from long rows to short ones every 25 steps: one to warm up, then the median of the others' tokens a second.
+Of several repeats the medians are told, and of the ratios to the stock row of the same repeat.
 "Original" pads to 512 with labels on the padding and keeps all activations; "stock" is TRL's trainer with the recipe's
 LoRA, rows and precision, its own defaults and no more; ours are the recipe and what could be changed in it. A base
 without weights in its folder gets random ones of its shape. The limit is arithmetic: 4 floating-point operations a
@@ -12,6 +13,7 @@ Our head does not score twice, nor prompts, so that it needs less than this coun
 
     python benchmarks/training.py --dataset_name PAIRS --model TINYLLAMA_CONFIG_FOLDER --output FILE.json
     python benchmarks/training.py --dataset_name PAIRS --model SMOLLM2 --recipe recipes/smollm2_135m_cpu.yaml
+    python benchmarks/training.py … --kinds "stock; recipe" --repeats 3
     python benchmarks/training.py … --kinds "recipe" --steps 1 --accounting
     python benchmarks/training.py … --kinds "recipe" --steps 99 --evaluate    # all of the 100: loss, growth of memory
 """
@@ -292,42 +294,69 @@ def measure_rate(width: int, inner: int, dtype: torch.dtype) -> float:
     return median(rates)
 
 
-def main(args) -> None:
+def run_row(args, kind: str) -> dict | None:
+    """A row, in a process of its own; None where the GPU's memory is too small for it."""
     from approach.runtime import KEPT_OPERATIONS
 
+    command = [sys.executable, __file__, "--dataset_name", args.dataset_name, "--model", args.model]
+    command += ["--recipe", args.recipe, "--steps", str(args.steps), "--of_steps", str(args.of_steps)]
+    command += ["--memory_gib", str(args.memory_gib), "--child", kind]
+    command += ["--accounting"] * args.accounting + ["--evaluate"] * args.evaluate
+    told = KEPT_OPERATIONS if kind in OURS else {}  # as train_sft.py does
+    result = subprocess.run(command, capture_output=True, text=True, env={**told, **os.environ})
+    if "OutOfMemoryError" in result.stderr:
+        print(f"{kind}: out of memory", flush=True)
+        return None
+    if result.returncode:
+        sys.exit(f"{kind}: {result.stderr[-2000:]}")
+    print(result.stdout.splitlines()[-1], flush=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def run_repeats(args) -> dict[str, list[dict]]:
+    """All rows again and again, each time in the opposite order; those that fit into memory, by their kinds."""
+    found: dict[str, list[dict]] = {kind: [] for kind in args.kinds.split("; ")}
+    for repeat in range(args.repeats):
+        for kind in list(found)[:: -1 if repeat % 2 else 1]:
+            row = run_row(args, kind)
+            if row is None:
+                del found[kind]
+            else:
+                found[kind].append(row)
+    for repeat, stock in enumerate(found.get("stock", [])):
+        for rows in found.values():
+            rows[repeat]["to_stock"] = rows[repeat]["tokens_a_second"] / stock["tokens_a_second"]
+    return found
+
+
+def describe(rows: list[dict]) -> str:
+    """A line of the table: medians of a row's repeats, the slowest and the fastest of all steps, the most memory."""
+
+    def middle(key: str) -> float:
+        return median(row[key] for row in rows)
+
+    speeds = f"{min(row['slowest'] for row in rows):.0f}–{max(row['fastest'] for row in rows):.0f}"
+    memory = max(row.get("allocated_gib", row["resident_gib"]) for row in rows)
+    cells = f"{middle('gflops'):9.0f}{middle('tokens_a_second'):9.1f}{speeds:>9}{middle('seconds_a_step'):8.2f}"
+    line = f"{rows[0]['kind']:38}{cells}{middle('padding'):9.1%}{memory:7.2f}{middle('of_limit'):10.2f}"
+    ratios = [row["to_stock"] for row in rows if "to_stock" in row]
+    return line + (f"{median(ratios):10.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "")
+
+
+def main(args) -> None:
     if args.child:
         return run_child(args)
-    rows, lost = [], []
-    for kind in args.kinds.split("; "):
-        command = [sys.executable, __file__, "--dataset_name", args.dataset_name, "--model", args.model]
-        command += ["--recipe", args.recipe, "--steps", str(args.steps), "--of_steps", str(args.of_steps)]
-        command += ["--memory_gib", str(args.memory_gib), "--child", kind]
-        command += ["--accounting"] * args.accounting + ["--evaluate"] * args.evaluate
-        told = KEPT_OPERATIONS if kind in OURS else {}  # as train_sft.py does
-        result = subprocess.run(command, capture_output=True, text=True, env={**told, **os.environ})
-        if "OutOfMemoryError" in result.stderr:
-            print(f"{kind}: out of memory", flush=True)
-            lost.append(kind)
-            continue
-        if result.returncode:
-            sys.exit(f"{kind}: {result.stderr[-2000:]}")
-        rows.append(json.loads(result.stdout.splitlines()[-1]))
-        print(json.dumps(rows[-1]), flush=True)
-    stock = next((row["tokens_a_second"] for row in rows if row["kind"] == "stock"), None)
-    print(
-        f"\n{'':38}{'GFLOP/s':>9}{'tokens/s':>9}{'s/step':>8}{'padding':>9}{'GiB':>7}{'of limit':>10}{'to stock':>10}"
-    )
-    for row in rows:
-        row["to_stock"] = row["tokens_a_second"] / stock if stock else None
-        memory = row.get("allocated_gib", row["resident_gib"])
-        ratio = f"{row['to_stock']:10.2f}" if stock else ""
-        cells = f"{row['gflops']:9.0f}{row['tokens_a_second']:9.1f}{row['seconds_a_step']:8.2f}{row['padding']:9.1%}"
-        print(f"{row['kind']:38}{cells}{memory:7.2f}{row['of_limit']:10.2f}{ratio}")
+    found = run_repeats(args)
+    units = f"{'':38}{'GFLOP/s':>9}{'tokens/s':>9}{'range':>9}{'s/step':>8}"
+    print(f"\n{units}{'padding':>9}{'GiB':>7}{'of limit':>10}{'to stock':>10}")
+    for rows in found.values():
+        print(describe(rows))
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    found = {"machine": machine, "threads": torch.get_num_threads(), "steps": args.steps, "rows": rows}
-    found["out_of_memory"] = lost
+    record = {"machine": machine, "threads": torch.get_num_threads(), "steps": args.steps}
+    record["rows"] = [row for rows in found.values() for row in rows]
+    record["out_of_memory"] = [kind for kind in args.kinds.split("; ") if kind not in found]
     if args.output:
-        Path(args.output).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        Path(args.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
@@ -338,6 +367,7 @@ if __name__ == "__main__":
     parser.add_argument("--kinds", default=TINYLLAMA, help="Rows to measure, separated by '; '.")
     parser.add_argument("--steps", type=int, default=6, help="Steps to time, after one to warm up.")
     parser.add_argument("--of_steps", type=int, default=100, help="Steps of the run that they are taken from.")
+    parser.add_argument("--repeats", type=int, default=1, help="Runs of each row.")
     parser.add_argument("--evaluate", action="store_true", help="Validation loss after the steps, of ours.")
     parser.add_argument("--memory_gib", type=float, default=0, help="Pretend that the GPU has so much memory.")
     parser.add_argument("--accounting", action="store_true", help="Count tensors instead of timing.")
