@@ -337,7 +337,7 @@ def describe(rows: list[dict]) -> str:
 
     speeds = f"{min(row['slowest'] for row in rows):.0f}–{max(row['fastest'] for row in rows):.0f}"
     memory = max(row.get("allocated_gib", row["resident_gib"]) for row in rows)
-    cells = f"{middle('gflops'):9.0f}{middle('tokens_a_second'):9.1f}{speeds:>9}{middle('seconds_a_step'):8.2f}"
+    cells = f"{middle('gflops'):9.0f}{middle('tokens_a_second'):9.1f}{speeds:>13}{middle('seconds_a_step'):8.2f}"
     line = f"{rows[0]['kind']:38}{cells}{middle('padding'):9.1%}{memory:7.2f}{middle('of_limit'):10.2f}"
     ratios = [row["to_stock"] for row in rows if "to_stock" in row]
     return line + (f"{median(ratios):10.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "")
@@ -347,7 +347,7 @@ def main(args) -> None:
     if args.child:
         return run_child(args)
     found = run_repeats(args)
-    units = f"{'':38}{'GFLOP/s':>9}{'tokens/s':>9}{'range':>9}{'s/step':>8}"
+    units = f"{'':38}{'GFLOP/s':>9}{'tokens/s':>9}{'range':>13}{'s/step':>8}"
     print(f"\n{units}{'padding':>9}{'GiB':>7}{'of limit':>10}{'to stock':>10}")
     for rows in found.values():
         print(describe(rows))
