@@ -1,8 +1,9 @@
 """
 Ways to compute one step, taken in turns in one process: a machine's speed drifts by more than they differ.
 
-Drafting reads four tokens of each of 64 rows, after `--seen` others and those of earlier turns, through SDPA and
-through two products (`approach/drafting/cache.py`), in the fastest precision. Training is forward and backward of
+Drafting reads four tokens of each row, after `--seen` others and those of earlier turns, in the fastest precision: of
+one row to three with oneDNN's products and with torch's own (`approach/drafting/single_row.py`); of one row and of 64
+through SDPA and through our attention of one token (`approach/drafting/cache.py`). Training is forward and backward of
 4 × 215 tokens, with LoRA of rank 64 on all linear layers, through SDPA and through transformers' eager attention.
 
     python benchmarks/turns.py --model SMOLLM2
@@ -11,7 +12,8 @@ through two products (`approach/drafting/cache.py`), in the fastest precision. T
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -23,35 +25,44 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 ROWS = 64  # that draft together
 
 
-def take_turns(name: str, model: PreTrainedModel, ways: Sequence[str], step: Callable, turns: int) -> None:
-    """Prints the median and the range of each attention's milliseconds, and that of its ratios to the first's."""
+def take_turns(name: str, ways: Mapping[str, Callable], step: Callable, turns: int) -> None:
+    """
+    Prints the median and the range of each way's milliseconds, and the median of its ratios to the first's.
+
+    What `ways` holds is called before a step, to choose the way.
+    """
     found: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(turns + 1):
         for way in ways if turn % 2 else reversed(ways):
-            model.set_attn_implementation(way)
+            ways[way]()
             started = time.perf_counter()
             step()
             found[way].append(time.perf_counter() - started)
     for way, seconds in found.items():
-        ratio = median(first / own for first, own in zip(found[ways[0]][1:], seconds[1:], strict=True))
+        ratio = median(first / own for first, own in zip(next(iter(found.values()))[1:], seconds[1:], strict=True))
         times = [1000 * value for value in (median(seconds[1:]), min(seconds[1:]), max(seconds[1:]))]
         print(f"{name:26}{way:14}{times[0]:8.1f} ms ({times[1]:.1f}–{times[2]:.1f}){ratio:7.2f} × as fast", flush=True)
 
 
-def compare_drafting(model: PreTrainedModel, seen: int, turns: int) -> None:
-    from approach.drafting.cache import BY_PRODUCTS, make_cache
+def list_attentions(model: PreTrainedModel, *names: str) -> dict[str, Callable]:
+    """Ways to choose one of transformers' attentions."""
+    return {name: partial(model.set_attn_implementation, name) for name in names}
 
-    ids, cache = torch.randint(5, 40_000, (ROWS, seen)), make_cache()
+
+def compare_drafting(model: PreTrainedModel, rows: int, seen: int, ways: Mapping[str, Callable], turns: int) -> None:
+    from approach.drafting.cache import make_cache
+
+    ids, cache = torch.randint(5, 40_000, (rows, seen)), make_cache()
     with torch.inference_mode():
         model.base_model(ids, past_key_values=cache, use_cache=True)
 
         def step() -> None:
             for _ in range(4):
-                mask = torch.ones(ROWS, cache.get_seq_length() + 1, dtype=torch.long)
-                mask[0, : seen // 2] = 0
+                mask = torch.ones(rows, cache.get_seq_length() + 1, dtype=torch.long)
+                mask[0, : seen // 2] = rows == 1
                 model(ids[:, :1], attention_mask=mask, past_key_values=cache, use_cache=True)
 
-        take_turns(f"drafting, {ROWS} after {seen}", model, ("sdpa", BY_PRODUCTS), step, turns)
+        take_turns(f"drafting, {rows} after {seen}", ways, step, turns)
 
 
 def compare_training(name: str, dtype: torch.dtype, turns: int) -> None:
@@ -65,17 +76,26 @@ def compare_training(name: str, dtype: torch.dtype, turns: int) -> None:
         loss.backward()
         model.zero_grad()
 
-    take_turns("training, 4 × 215", model.get_base_model(), ("sdpa", "eager"), step, turns)
+    take_turns("training, 4 × 215", list_attentions(model.get_base_model(), "sdpa", "eager"), step, turns)
 
 
 def main(args: argparse.Namespace) -> None:
+    from approach.drafting.cache import ONE_TOKEN
     from approach.models import fastest_dtype
 
     dtype = fastest_dtype(torch.device("cpu"))
     print(f"{dtype}, {torch.get_num_threads()} threads")
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, trust_remote_code=False).eval()
+    products = {"oneDNN": partial(setattr, torch.backends.mkldnn, "enabled", True)}
+    products["torch's own"] = partial(setattr, torch.backends.mkldnn, "enabled", False)
+    attentions = list_attentions(model, "sdpa", ONE_TOKEN)
     for seen in args.seen:
-        compare_drafting(model, seen, 4 * args.turns)
+        for rows in (1, 2, 3):
+            attentions[ONE_TOKEN]()
+            compare_drafting(model, rows, seen, products, 4 * args.turns)
+        for rows in (1, ROWS):
+            products["torch's own" if rows == 1 else "oneDNN"]()
+            compare_drafting(model, rows, seen, attentions, 4 * args.turns)
     compare_training(args.model, dtype, args.turns)
 
 

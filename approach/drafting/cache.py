@@ -5,14 +5,15 @@ import os
 from collections.abc import Sequence
 
 import torch
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicLayer, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ROOM = 64  # tokens for which a layer is made larger at a time
+FEW_ROWS = 4  # up to which SDPA is faster than two products
 SHARED_TOKENS = 32  # that all texts begin with: from so many on they are read once
-BY_PRODUCTS = "by_products"  # the name under which transformers finds `attend`
+ONE_TOKEN = "one_token"  # the name under which transformers finds `attend`
 
 
 class RoomyLayer(DynamicLayer):
@@ -104,16 +105,21 @@ def attend(
     **named_inputs,
 ) -> tuple[torch.Tensor, None]:
     """
-    Attention of one new token in several rows, `(rows, heads, 1, width)`, by two products of matrices; else by SDPA.
+    Attention of one new token a row, `(rows, heads, 1, width)`: of many rows by two products of matrices, of few by
+    SDPA, which is given the heads that share keys as so many tokens of one head; else as transformers asks SDPA.
 
-    SDPA's kernel for processors is made for many queries; of one row it is as fast (benchmarks/README.md, "Drafting
-    beside llama.cpp"). Keys and values are a `RoomyLayer`'s.
+    Of one token a head SDPA's kernel for bfloat16 on processors takes up to seven times as long as of three
+    (benchmarks/README.md, "Drafting beside llama.cpp"). Keys and values are a `RoomyLayer`'s.
     """
     rows, heads, tokens, width = query.shape
-    if tokens > 1 or rows == 1:
+    if tokens > 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **named_inputs)
+    groups = query.reshape(rows, key.shape[1], -1, width)
+    if rows <= FEW_ROWS:
+        mixed = scaled_dot_product_attention(groups, key, value, attention_mask, scale=scaling)
+        return mixed.reshape(rows, 1, heads, width), None
     seen, (key, value) = key.shape[2], map(with_room, (key, value))
-    groups = query.reshape(rows, key.shape[1], -1, width) * (width**-0.5 if scaling is None else scaling)
+    groups = groups * (width**-0.5 if scaling is None else scaling)
     scores = (key @ groups.transpose(2, 3)).transpose(2, 3)[..., :seen]  # the other order is half as fast
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, -torch.inf)
@@ -128,11 +134,11 @@ def with_room(part: torch.Tensor) -> torch.Tensor:
     return part.as_strided((rows, heads, max(tokens, part.stride(1) // width), width), part.stride())
 
 
-AttentionInterface.register(BY_PRODUCTS, attend)
-AttentionMaskInterface.register(BY_PRODUCTS, sdpa_mask)
+AttentionInterface.register(ONE_TOKEN, attend)
+AttentionMaskInterface.register(ONE_TOKEN, sdpa_mask)
 
 
 def attend_fast(model: PreTrainedModel) -> None:
     """Lets a model that drafts in bfloat16 on a processor use `attend`, where it would use SDPA."""
     if (model.device.type, model.dtype, model.config._attn_implementation) == ("cpu", torch.bfloat16, "sdpa"):
-        model.set_attn_implementation(BY_PRODUCTS)
+        model.set_attn_implementation(ONE_TOKEN)

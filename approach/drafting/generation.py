@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 from approach.drafting.batch import DraftBatch
 from approach.drafting.cache import attend_fast, count_shared, read_beginning
 from approach.drafting.partial import PartialDrafts
+from approach.drafting.single_row import read_single_rows_fast
 from approach.models import context_length, fastest_dtype, find_stops, load_model, weights_digest
 from approach.prompt import END_TAG, MAX_NEW_TOKENS, REPETITION_PENALTY, make_prompt
 
@@ -78,6 +79,7 @@ class Drafter:
         device = PartialState().device
         self.model, self.tokenizer = load_model(name, argument, dtype or fastest_dtype(device), device)
         attend_fast(self.model)
+        read_single_rows_fast(self.model)
         self.stops = find_stops(self.model, self.tokenizer)
         # What a model's folder sets for its users, a repetition penalty say, is no part of the decodings above.
         self.model.generation_config = GenerationConfig()

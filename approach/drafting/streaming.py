@@ -19,6 +19,7 @@ from approach.drafting.batch import align
 from approach.drafting.cache import attend_fast, make_cache
 from approach.drafting.guidance import OwnRows, pair
 from approach.drafting.sampling import make_generator, make_processors
+from approach.drafting.single_row import read_single_rows_fast
 from approach.models import context_length, default_device, fastest_dtype, find_stops, load_model, require_trained
 from approach.prompt import REPETITION_PENALTY, encode_problem
 
@@ -104,6 +105,7 @@ def load_drafting_model(name: str, argument: str, tuned: bool = True, base: str 
     if tuned:
         require_trained(tokenizer, name, argument)
     attend_fast(model)
+    read_single_rows_fast(model)
     return DraftingModel(model, tokenizer, tuned)
 
 
@@ -122,6 +124,7 @@ class TokenStreamer(BaseStreamer):
         self.tokens.put((self.job, None))
 
 
+@torch.inference_mode()
 def generate(
     drafter: DraftingModel,
     problem: str,
