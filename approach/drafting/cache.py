@@ -11,7 +11,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ROOM = 64  # tokens for which a layer is made larger at a time
-FEW_ROWS = 4  # up to which SDPA is faster than two products
+FEW_ROWS = 2  # of a model that writes one draft at a time: a guided one has two
 SHARED_TOKENS = 32  # that all texts begin with: from so many on they are read once
 ONE_TOKEN = "one_token"  # the name under which transformers finds `attend`
 
@@ -105,14 +105,15 @@ def attend(
     **named_inputs,
 ) -> tuple[torch.Tensor, None]:
     """
-    Attention of one new token a row, `(rows, heads, 1, width)`: of many rows by two products of matrices, of few by
-    SDPA, which is given the heads that share keys as so many tokens of one head; else as transformers asks SDPA.
+    Attention of one new token a row, `(rows, heads, 1, width)`; several tokens are left to SDPA.
 
-    Of one token a head SDPA's kernel for bfloat16 on processors takes up to seven times as long as of three
-    (benchmarks/README.md, "Drafting beside llama.cpp"). Keys and values are a `RoomyLayer`'s.
+    Of many rows by two products of matrices. Of few, which are read without oneDNN (`single_row.py`), by SDPA, which
+    is given the heads that share keys as so many tokens of one head, as transformers does where there is a mask: one
+    token a head takes its kernel for bfloat16 on processors five times as long (benchmarks/README.md, "Drafting
+    beside llama.cpp"). Keys and values are a `RoomyLayer`'s.
     """
     rows, heads, tokens, width = query.shape
-    if tokens > 1:
+    if tokens > 1 or value.shape[-1] != width:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **named_inputs)
     groups = query.reshape(rows, key.shape[1], -1, width)
     if rows <= FEW_ROWS:

@@ -1,12 +1,16 @@
 """A model that writes one draft at a time: how it multiplies its weights by the one token that it reads at a step."""
 
+import functools
 import threading
+import types
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-ROWS = 2  # up to which torch's own product is the faster; a guided draft has two
+from approach.drafting.cache import FEW_ROWS
+
 _PASS = threading.RLock()  # held by the forward pass that is under way
 
 
@@ -14,21 +18,25 @@ def read_single_rows_fast(model: PreTrainedModel) -> None:
     """
     Lets a model in bfloat16 on a processor do without oneDNN in a pass that reads one token of one row or two.
 
-    torch's own product of a matrix and a vector (pytorch/pytorch#139220) reads the weights about twice as fast; of
-    more rows, and of a prompt, oneDNN's is the faster (benchmarks/README.md, "Drafting beside llama.cpp"). Which of
-    them multiplies is a setting of the process, so that the passes of models in several threads wait for one another.
+    torch's own product of a matrix and a vector (pytorch/pytorch#139220) reads the weights about twice as fast as
+    oneDNN's (benchmarks/README.md, "Drafting beside llama.cpp"); of a prompt, and of the weights of GPT-2's kind,
+    which lie the other way round, it is far slower. Which of them multiplies is a setting of the process, so that the
+    passes of models in several threads wait for one another.
     """
-    if (model.device.type, model.dtype) == ("cpu", torch.bfloat16):
-        model.register_forward_pre_hook(_begin, with_kwargs=True)
-        model.register_forward_hook(_end, always_call=True)
+    has_gpt2s = any(isinstance(module, Conv1D) for module in model.modules())
+    if (model.device.type, model.dtype) != ("cpu", torch.bfloat16) or has_gpt2s:
+        return
 
+    @functools.wraps(type(model).forward)  # transformers reads the names of its arguments
+    def forward(self: PreTrainedModel, *inputs: Any, **named_inputs: Any) -> Any:
+        ids = inputs[0] if inputs else named_inputs.get("input_ids")
+        is_few = ids is not None and ids.shape[1] == 1 and len(ids) <= FEW_ROWS
+        with _PASS:
+            before = torch.backends.mkldnn.enabled
+            torch.backends.mkldnn.enabled = before and not is_few
+            try:
+                return type(self).forward(self, *inputs, **named_inputs)
+            finally:
+                torch.backends.mkldnn.enabled = before
 
-def _begin(model: PreTrainedModel, inputs: tuple, named_inputs: dict[str, Any]) -> None:
-    _PASS.acquire()
-    ids = inputs[0] if inputs else named_inputs["input_ids"]
-    torch.backends.mkldnn.enabled = ids.shape[1] > 1 or len(ids) > ROWS
-
-
-def _end(model: PreTrainedModel, inputs: tuple, output: Any) -> None:
-    torch.backends.mkldnn.enabled = True
-    _PASS.release()
+    model.forward = types.MethodType(forward, model)  # bound, so that a deep copy gets its own

@@ -1,12 +1,17 @@
 """One token of one row or two is read without oneDNN, in bfloat16 on a processor, and nothing else is."""
 
+import copy
+import inspect
 import threading
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from approach.drafting import generation, streaming
+from approach.drafting.generation import Drafter
 from approach.drafting.single_row import read_single_rows_fast
+from approach.drafting.streaming import Sampling, load_drafting_model, write_draft
 
 
 def load(base, dtype=torch.bfloat16):
@@ -15,26 +20,34 @@ def load(base, dtype=torch.bfloat16):
     return model
 
 
-def watch(model) -> list[tuple[int, bool]]:
-    """Rows × tokens of each product's input in a pass, and whether oneDNN was on."""
+def watch(model) -> list[tuple[tuple[int, int], bool]]:
+    """Rows and tokens of each product's input in a pass, and whether oneDNN was on."""
     seen = []
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(
-                lambda module, inputs: seen.append((inputs[0].shape[:2].numel(), torch.backends.mkldnn.enabled))
+                lambda module, inputs: seen.append((tuple(inputs[0].shape[:2]), torch.backends.mkldnn.enabled))
             )
     return seen
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_one_token_of_few_rows_alone_is_read_without_onednn(base, dtype):
-    model = load(base, dtype)
-    seen = watch(model)
-    with torch.inference_mode():
-        for shape in ((1, 1), (2, 1), (3, 1), (1, 5), (2, 2)):
-            model(input_ids=torch.ones(shape, dtype=torch.long))
-            assert torch.backends.mkldnn.enabled
-    assert set(seen) == {(1, dtype != torch.bfloat16), (2, dtype != torch.bfloat16), (3, True), (5, True), (4, True)}
+    model, plain = load(base, dtype), dtype == torch.float32
+    for each in (model, copy.deepcopy(model)):
+        seen = watch(each)
+        with torch.inference_mode():
+            for shape in ((1, 1), (2, 1), (3, 1), (1, 5), (2, 2)):
+                each(torch.ones(shape, dtype=torch.long))
+                assert torch.backends.mkldnn.enabled
+        assert set(seen) == {((1, 1), plain), ((2, 1), plain), ((3, 1), True), ((1, 5), True), ((2, 2), True)}
+    assert inspect.signature(model.forward) == inspect.signature(type(model)(model.config).forward)
+
+
+def test_a_model_whose_matrices_lie_the_other_way_keeps_onednn():
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=9)).to(torch.bfloat16)
+    read_single_rows_fast(model)
+    assert "forward" not in vars(model)
 
 
 def test_what_it_says_of_the_next_token_stays(base):
@@ -49,11 +62,18 @@ def test_what_it_says_of_the_next_token_stays(base):
     assert logits[0].std() > 0 and (logits[0] - logits[1]).abs().max() < 0.05 * logits[1].std()
 
 
-def test_a_pass_that_fails_leaves_onednn_on(base):
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_pass_that_fails_leaves_onednn_as_it_was_and_the_next_thread_free(base, error):
     model = load(base)
-    with pytest.raises(IndexError):
-        model(input_ids=torch.tensor([[10**6]]))
+
+    def fail(module, inputs):
+        raise error
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(fail)
+    with pytest.raises(error):
+        model(input_ids=torch.ones(1, 1, dtype=torch.long))
     assert torch.backends.mkldnn.enabled
+    handle.remove()
     other = threading.Thread(target=model, kwargs={"input_ids": torch.ones(1, 1, dtype=torch.long)}, daemon=True)
     other.start()
     other.join(10)
@@ -74,4 +94,16 @@ def test_passes_in_two_threads_do_not_change_one_anothers_products(base):
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(seen[0]) == {(1, False)} and set(seen[1]) == {(3, True)} and torch.backends.mkldnn.enabled
+    assert set(seen[0]) == {((1, 1), False)} and set(seen[1]) == {((3, 1), True)} and torch.backends.mkldnn.enabled
+
+
+def test_the_terminal_and_an_evaluation_draft_so(merged, monkeypatch):
+    for room in (generation, streaming):
+        monkeypatch.setattr(room, "fastest_dtype", lambda device: torch.bfloat16)
+    alone = load_drafting_model(str(merged), "--model_name_or_path")
+    drafter = Drafter(str(merged), max_new_tokens=4)
+    seen = [watch(alone.model), watch(drafter.model)]
+    write_draft(alone, "We study noise.", 0, Sampling(1, temperature=0, top_p=1, seed=0, max_new_tokens=4))
+    drafter.draft_part(["We study noise."], {"do_sample": False})
+    for products in seen:
+        assert ((1, 1), False) in products and all(enabled for (_, tokens), enabled in products if tokens > 1)
