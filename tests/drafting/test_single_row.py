@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from approach.drafting import generation, streaming
 from approach.drafting.generation import Drafter
-from approach.drafting.single_row import read_single_rows_fast
+from approach.drafting.single_row import PASSES, read_single_rows_fast
 from approach.drafting.streaming import Sampling, load_drafting_model, write_draft
 
 
@@ -63,7 +63,7 @@ def test_what_it_says_of_the_next_token_stays(base):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_pass_that_fails_leaves_onednn_as_it_was_and_the_next_thread_free(base, error):
+def test_a_pass_that_fails_is_over(base, error):
     model = load(base)
 
     def fail(module, inputs):
@@ -74,27 +74,29 @@ def test_a_pass_that_fails_leaves_onednn_as_it_was_and_the_next_thread_free(base
         model(input_ids=torch.ones(1, 1, dtype=torch.long))
     assert torch.backends.mkldnn.enabled
     handle.remove()
-    other = threading.Thread(target=model, kwargs={"input_ids": torch.ones(1, 1, dtype=torch.long)}, daemon=True)
-    other.start()
-    other.join(10)
-    assert not other.is_alive(), "it waits for a pass that is over"
+    seen = watch(model)
+    model(input_ids=torch.ones(1, 1, dtype=torch.long))
+    assert {enabled for _, enabled in seen} == {False}, "as if another were under way"
 
 
-def test_passes_in_two_threads_do_not_change_one_anothers_products(base):
-    models = [load(base), load(base)]
-    seen = [watch(model) for model in models]
+def test_a_pass_in_another_thread_keeps_onednn_for_both(base):
+    alone, beside = load(base), load(base)
+    seen = [watch(alone), watch(beside)]
 
-    def work(model, rows):
-        with torch.inference_mode():
-            for _ in range(100):
-                model(input_ids=torch.ones(rows, 1, dtype=torch.long))
+    def begin_another(module, inputs):
+        if len(seen[1]) == 0:
+            thread = threading.Thread(target=beside, kwargs={"input_ids": torch.ones(3, 1, dtype=torch.long)})
+            thread.start()
+            thread.join()
 
-    threads = [threading.Thread(target=work, args=job) for job in zip(models, (1, 3), strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(seen[0]) == {((1, 1), False)} and set(seen[1]) == {((3, 1), True)} and torch.backends.mkldnn.enabled
+    *_, last = (module for module in alone.modules() if isinstance(module, torch.nn.Linear))
+    last.register_forward_pre_hook(begin_another, prepend=True)
+    alone(input_ids=torch.ones(1, 1, dtype=torch.long))
+    assert set(seen[1]) == {((3, 1), True)}, "many rows beside a single one"
+    assert seen[0][0] == ((1, 1), False) and seen[0][-1] == ((1, 1), True) and torch.backends.mkldnn.enabled
+    with PASSES.count(is_few=False):
+        alone(input_ids=torch.ones(1, 1, dtype=torch.long))
+    assert seen[0][-1] == ((1, 1), True), "a single row beside many"
 
 
 def test_the_terminal_and_an_evaluation_draft_so(merged, monkeypatch):
