@@ -91,10 +91,12 @@ class Draft:
         return self.text.removesuffix("\N{REPLACEMENT CHARACTER}")
 
 
-def load_drafting_model(name: str, argument: str, tuned: bool = True, base: str | None = None) -> DraftingModel:
+def load_drafting_model(
+    name: str, argument: str, tuned: bool = True, base: str | None = None, alone: bool = True
+) -> DraftingModel:
     """
     A model in the fastest precision that the device has, on the GPU where there is one; an adapter is merged into its
-    base, or into `base`.
+    base, or into `base`. `alone` says that no other model drafts beside it.
 
     Ends with one line that names `argument` where it cannot be loaded, or is `tuned` and was not trained to draft.
     """
@@ -105,7 +107,8 @@ def load_drafting_model(name: str, argument: str, tuned: bool = True, base: str 
     if tuned:
         require_trained(tokenizer, name, argument)
     attend_fast(model)
-    read_single_rows_fast(model)
+    if alone:
+        read_single_rows_fast(model)
     return DraftingModel(model, tokenizer, tuned)
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import threading
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from approach.drafting import generation, streaming
 from approach.drafting.generation import Drafter
-from approach.drafting.single_row import PASSES, read_single_rows_fast
+from approach.drafting.single_row import read_single_rows_fast
 from approach.drafting.streaming import Sampling, load_drafting_model, write_draft
 
 
@@ -63,49 +62,27 @@ def test_what_it_says_of_the_next_token_stays(base):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_pass_that_fails_is_over(base, error):
+def test_a_pass_that_fails_leaves_onednn_on(base, error):
     model = load(base)
 
     def fail(module, inputs):
         raise error
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(fail)
+    model.get_output_embeddings().register_forward_pre_hook(fail)
     with pytest.raises(error):
         model(input_ids=torch.ones(1, 1, dtype=torch.long))
     assert torch.backends.mkldnn.enabled
-    handle.remove()
-    seen = watch(model)
-    model(input_ids=torch.ones(1, 1, dtype=torch.long))
-    assert {enabled for _, enabled in seen} == {False}, "as if another were under way"
 
 
-def test_a_pass_in_another_thread_keeps_onednn_for_both(base):
-    alone, beside = load(base), load(base)
-    seen = [watch(alone), watch(beside)]
-
-    def begin_another(module, inputs):
-        if len(seen[1]) == 0:
-            thread = threading.Thread(target=beside, kwargs={"input_ids": torch.ones(3, 1, dtype=torch.long)})
-            thread.start()
-            thread.join()
-
-    *_, last = (module for module in alone.modules() if isinstance(module, torch.nn.Linear))
-    last.register_forward_pre_hook(begin_another, prepend=True)
-    alone(input_ids=torch.ones(1, 1, dtype=torch.long))
-    assert set(seen[1]) == {((3, 1), True)}, "many rows beside a single one"
-    assert seen[0][0] == ((1, 1), False) and seen[0][-1] == ((1, 1), True) and torch.backends.mkldnn.enabled
-    with PASSES.count(is_few=False):
-        alone(input_ids=torch.ones(1, 1, dtype=torch.long))
-    assert seen[0][-1] == ((1, 1), True), "a single row beside many"
-
-
-def test_the_terminal_and_an_evaluation_draft_so(merged, monkeypatch):
+def test_models_that_draft_alone_and_no_others_do_so(merged, monkeypatch):
     for room in (generation, streaming):
         monkeypatch.setattr(room, "fastest_dtype", lambda device: torch.bfloat16)
-    alone = load_drafting_model(str(merged), "--model_name_or_path")
+    alone, beside = (load_drafting_model(str(merged), "--model_name_or_path", alone=alone) for alone in (True, False))
     drafter = Drafter(str(merged), max_new_tokens=4)
-    seen = [watch(alone.model), watch(drafter.model)]
-    write_draft(alone, "We study noise.", 0, Sampling(1, temperature=0, top_p=1, seed=0, max_new_tokens=4))
+    seen = [watch(model) for model in (alone.model, drafter.model, beside.model)]
+    for each in (alone, beside):
+        write_draft(each, "We study noise.", 0, Sampling(1, temperature=0, top_p=1, seed=0, max_new_tokens=4))
     drafter.draft_part(["We study noise."], {"do_sample": False})
-    for products in seen:
-        assert ((1, 1), False) in products and all(enabled for (_, tokens), enabled in products if tokens > 1)
+    for products, is_alone in zip(seen, (True, True, False), strict=True):
+        assert (((1, 1), False) in products) == is_alone
+        assert all(enabled for (_, tokens), enabled in products if tokens > 1)
