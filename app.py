@@ -122,10 +122,9 @@ def main(args: AppArguments) -> None:
     from approach.drafting.streaming import load_drafting_model
 
     base, base_name = None, args.base_model_name_or_path
-    alone = not base_name
-    tuned = load_drafting_model(args.model_name_or_path, "--model_name_or_path", base=base_name, alone=alone)
+    tuned = load_drafting_model(args.model_name_or_path, "--model_name_or_path", base=base_name, alone=not base_name)
     if base_name:
-        base = load_drafting_model(base_name, "--base_model_name_or_path", tuned=False, alone=alone)
+        base = load_drafting_model(base_name, "--base_model_name_or_path", tuned=False, alone=False)
     page = build_page(tuned, base, TrainingPairs(args.dataset_name))
     url = serve(page, args.host, args.port, args.allowed_hosts or [])
     print(f"The page is at {url} until you press Ctrl-C.", flush=True)

@@ -107,10 +107,10 @@ def attend(
     """
     Attention of one new token a row, `(rows, heads, 1, width)`; several tokens are left to SDPA.
 
-    Of many rows by two products of matrices. Of few, which are read without oneDNN (`single_row.py`), by SDPA, which
-    is given the heads that share keys as so many tokens of one head, as transformers does where there is a mask: one
-    token a head takes its kernel for bfloat16 on processors five times as long (benchmarks/README.md, "Drafting
-    beside llama.cpp"). Keys and values are a `RoomyLayer`'s.
+    Of many rows by two products of matrices. Of few, which a model alone reads without oneDNN (`single_row.py`), by
+    SDPA, which is given the heads that share keys as so many tokens of one head, as transformers does where there is a
+    mask: one token a head takes its kernel for bfloat16 on processors five times as long (benchmarks/README.md,
+    "Drafting beside llama.cpp"). Keys and values are a `RoomyLayer`'s.
     """
     rows, heads, tokens, width = query.shape
     if tokens > 1 or value.shape[-1] != width:

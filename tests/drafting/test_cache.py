@@ -3,8 +3,9 @@
 import pytest
 import torch
 from transformers import DynamicCache, DynamicLayer, LlamaConfig, LlamaForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from approach.drafting.cache import ROOM, RoomyLayer, attend_fast, make_cache
+from approach.drafting.cache import ROOM, RoomyLayer, attend, attend_fast, make_cache
 
 
 def test_a_roomy_cache_holds_what_a_plain_one_holds():
@@ -69,6 +70,15 @@ def test_a_token_read_by_attend_is_as_near_the_truth_as_by_sdpa(llama, rows, pad
     attend_fast(model)
     by_attend = (read(model, make_cache(), rows, padding) - truth).square().mean().sqrt()
     assert 0 < by_attend < 1.2 * by_sdpa < 0.05 * truth.std()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_values_of_another_width_than_keys_are_left_to_sdpa(llama, rows):
+    attention = llama.model.layers[0].self_attn
+    shared = llama.config.num_key_value_heads
+    query, key, value = torch.randn(rows, 6, 1, 16), torch.randn(rows, shared, 9, 16), torch.randn(rows, shared, 9, 8)
+    found, expected = (read(attention, query, key, value, None)[0] for read in (attend, sdpa_attention_forward))
+    assert found.shape == (rows, 1, 6, 8) and torch.equal(found, expected)
 
 
 def test_only_what_gains_by_it_reads_by_attend(llama):
