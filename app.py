@@ -5,6 +5,7 @@
 #     "datasets==5.2.0",
 #     "evaluate==0.4.6",
 #     "gradio==6.31.0",
+#     "huggingface_hub==2.4.0",
 #     "jinja2==3.1.6",
 #     "numpy==2.4.6",
 #     "nupunkt==0.8.0",
@@ -26,28 +27,26 @@ them, the pairs that it was trained on. As a Space (docs/space.md) it takes them
 """
 
 if __name__ == "__main__":
-    from approach.stopping import listen
+    from approach.errors import install_sigint_handler
 
-    listen()  # to Ctrl-C, before all else
+    install_sigint_handler()  # to Ctrl-C, before all else
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from approach.arguments import parse, require_ranges
-from approach.files import first_line
+from approach.arguments import check_ranges, parse
+from approach.errors import UserError, first_line, run_script
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
 from approach.runtime import set_up_torch
-from approach.stopping import run
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from approach.drafting.provenance import TrainingPairs
-    from approach.drafting.streaming import DraftingModel
+    from approach.generation.streaming import DraftingModel
+    from approach.page.provenance import TrainingPairs
 
 GUIDANCE = 1.5  # of sampled drafts: benchmarks/README.md, "Guidance"
 MAX_WAITING = 20  # requests; the next one is refused
@@ -112,14 +111,14 @@ class AppArguments:
     def __post_init__(self):
         if not self.model_name_or_path:
             raise ValueError("--model_name_or_path is missing: a folder or Hub id (in a Space: the variable MODEL)")
-        require_ranges(self, port="[1, 65535]")
+        check_ranges(self, port="[1, 65535]")
 
 
 def main(args: AppArguments) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
     set_up_torch()
-    from approach.drafting.provenance import TrainingPairs
-    from approach.drafting.streaming import load_drafting_model
+    from approach.generation.streaming import load_drafting_model
+    from approach.page.provenance import TrainingPairs
 
     base, base_name = None, args.base_model_name_or_path
     tuned = load_drafting_model(args.model_name_or_path, "--model_name_or_path", base=base_name, alone=not base_name)
@@ -138,7 +137,7 @@ def build_page(tuned: "DraftingModel", base: "DraftingModel | None", pairs: "Tra
     """The page: problem, buttons and settings above, the drafts below, and what each button does."""
     import gradio as gr
 
-    from approach.pages import read_template
+    from approach.templates import read_template
 
     with gr.Blocks(title="Research approach drafts", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
@@ -205,8 +204,8 @@ def make_handlers(
     """What the buttons "Draft" and "Stop" do."""
     import gradio as gr
 
-    from approach.drafting.page import answer
-    from approach.drafting.streaming import Sampling
+    from approach.generation.streaming import Sampling
+    from approach.page.html import answer
 
     readers: dict[str, threading.Event] = {}  # those for whom drafts are being written, and how to stop
 
@@ -245,13 +244,13 @@ def make_theme() -> "gr.themes.Base":
 
 
 def serve(page: "gr.Blocks", host: str | None, port: int | None, allowed_hosts: list[str]) -> str:
-    """Starts the page and returns its address; ends with one line where the address cannot be had."""
+    """Starts the page and returns its address; raises UserError where the address cannot be had."""
     from starlette.middleware import Middleware
 
-    from approach.drafting.visitors import Doorkeeper, list_hosts
-    from approach.pages import read_template
+    from approach.page.hosts import HostCheckMiddleware, list_hosts
+    from approach.templates import read_template
 
-    doorkeeper = Middleware(Doorkeeper, hosts=list_hosts(host, allowed_hosts))
+    doorkeeper = Middleware(HostCheckMiddleware, hosts=list_hosts(host, allowed_hosts))
     try:
         _, url, _ = page.launch(
             server_name=host,
@@ -267,7 +266,7 @@ def serve(page: "gr.Blocks", host: str | None, port: int | None, allowed_hosts: 
             theme=make_theme(),
         )
     except OSError as error:
-        sys.exit(f"--host {host} --port {port}: {first_line(error)}")
+        raise UserError(f"--host {host} --port {port}: {first_line(error)}") from error
     return url
 
 
@@ -276,4 +275,4 @@ def parse_arguments(argv: list[str] | None = None) -> AppArguments:
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_arguments()))
+    run_script(lambda: main(parse_arguments()))

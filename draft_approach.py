@@ -1,6 +1,7 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
+#     "huggingface_hub==2.4.0",
 #     "nupunkt==0.8.0",
 #     "peft==0.21.2",
 #     "safetensors==0.8.0",
@@ -20,18 +21,18 @@ Reads a model that `merge_and_push.py` wrote, or an adapter of `train_sft.py`; p
 """
 
 if __name__ == "__main__":
-    from approach.stopping import listen
+    from approach.errors import install_sigint_handler
 
-    listen()  # to Ctrl-C, before all else
+    install_sigint_handler()  # to Ctrl-C, before all else
 
 import sys
 from dataclasses import dataclass, field
 
-from approach.arguments import parse, require_ranges
-from approach.outputs import Output, disk_errors_in_one_line, known_by_text
+from approach.arguments import check_ranges, parse
+from approach.errors import UserError, run_script
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY, differences_from_training
 from approach.runtime import set_up_torch
-from approach.stopping import run
+from approach.storage import Output, contains_text
 
 
 @dataclass
@@ -70,7 +71,7 @@ class DraftArguments:
     def __post_init__(self):
         if (self.problem is None) == (self.problems is None):
             raise ValueError("give one problem in quotation marks, or --problems with a file of them")
-        require_ranges(
+        check_ranges(
             self,
             num_drafts="[1, inf)",
             max_new_tokens="[1, inf)",
@@ -82,23 +83,22 @@ class DraftArguments:
         )
         if self.temperature == 0 and self.num_drafts > 1:
             raise ValueError(f"--temperature 0 gives one draft, {self.num_drafts} times: raise it, or --num_drafts 1")
-        if self.output:
-            if self.problems is None:
-                raise ValueError(f"--output {self.output} goes with --problems; a single draft is printed")
-            self.file.check()
+        if self.output and self.problems is None:
+            raise ValueError(f"--output {self.output} goes with --problems; a single draft is printed")
 
     @property
     def file(self) -> Output:
         """The file of drafts."""
-        inputs, is_ours = {"--problems": self.problems}, known_by_text('"draft": 0, "seed": ')
+        inputs, is_ours = {"--problems": self.problems}, contains_text('"draft": 0, "seed": ')
         return Output(self.output, "drafts", self.overwrite, is_ours, inputs, argument="--output", is_file=True)
 
 
-@disk_errors_in_one_line()
 def main(args: DraftArguments) -> None:
+    if args.output:
+        args.file.check()
     set_up_torch()
-    from approach.drafting.streaming import Sampling, load_drafting_model
-    from approach.drafting.terminal import draft_for_all, print_drafts, read_problems, write_drafts
+    from approach.generation.streaming import Sampling, load_drafting_model
+    from approach.generation.terminal import draft_for_all, print_drafts, read_problems, write_drafts
 
     sampling = Sampling(
         num_drafts=args.num_drafts,
@@ -112,7 +112,7 @@ def main(args: DraftArguments) -> None:
     model = (args.model_name_or_path, "--model_name_or_path")
     if args.problem is not None:
         if not args.problem.strip():
-            sys.exit("the problem is empty: give one sentence")
+            raise UserError("the problem is empty: give one sentence")
         for difference in differences_from_training(args.problem):
             print(f"warning: {difference}", file=sys.stderr)
         print_drafts(load_drafting_model(*model, base=args.base_model_name_or_path), args.problem, sampling)
@@ -125,7 +125,7 @@ def main(args: DraftArguments) -> None:
         return
     num_drafts = write_drafts(drafter, problems, sampling, args.file)
     if not num_drafts:
-        sys.exit(f"--problems {args.problems}: no problem that the model can read; nothing written")
+        raise UserError(f"--problems {args.problems}: no problem that the model can read; nothing written")
     print(f"Wrote {args.output}: {num_drafts} drafts")
 
 
@@ -136,4 +136,4 @@ def parse_arguments(argv: list[str] | None = None) -> DraftArguments:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(encoding="utf-8")  # on Windows a pipe would have the system's own
-    run(lambda: main(parse_arguments()))
+    run_script(lambda: main(parse_arguments()))

@@ -6,6 +6,7 @@
 #     "bm25s==0.3.16",
 #     "datasets==5.2.0",
 #     "evaluate==0.4.6",
+#     "huggingface_hub==2.4.0",
 #     "numpy==2.4.6",
 #     "nupunkt==0.8.0",
 #     "peft==0.21.2",
@@ -40,19 +41,20 @@ The metrics are the local modules in `metrics/`: nothing is fetched or run from 
 """
 
 if __name__ == "__main__":
-    from approach.stopping import listen
+    from approach.errors import install_sigint_handler
 
-    listen("Stopped: the same command goes on from the drafts that there are.")  # to Ctrl-C, before all else
+    install_sigint_handler(
+        "Stopped: the same command goes on from the drafts that there are."
+    )  # to Ctrl-C, before all else
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from approach.arguments import parse, require_ranges
-from approach.files import public_name
-from approach.outputs import Output, disk_errors_in_one_line, known_by
+from approach.arguments import check_ranges, parse
+from approach.errors import run_script
 from approach.prompt import MAX_NEW_TOKENS
 from approach.runtime import set_up_torch
-from approach.stopping import run
+from approach.storage import Output, contains_files, public_name
 
 
 @dataclass
@@ -125,14 +127,13 @@ class EvaluationArguments:
 
     def __post_init__(self):
         names = ("num_examples", "num_validation", "num_seeds", "max_new_tokens", "batch_size", "num_resamples")
-        require_ranges(self, **dict.fromkeys((*names, "bertscore_num_layers"), "[1, inf)"))
+        check_ranges(self, **dict.fromkeys((*names, "bertscore_num_layers"), "[1, inf)"))
         if len(self.id_range) != 2 or not 0 <= self.id_range[0] < self.id_range[1] <= 1:
             raise ValueError(f"--id_range must be two shares, 0 ≤ A < B ≤ 1, got {self.id_range}")
         models = [*self.model_name_or_path, *self.compared_model_name_or_path]
         places = [Path(name).resolve() if Path(name).exists() else name for name in models]
         if twice := [name for name, place in zip(models, places, strict=True) if places.count(place) > 1]:
             raise ValueError(f"{twice[0]} is named twice: the same drafts would count as those of two models")
-        self.output.check()
 
     @property
     def output(self) -> Output:
@@ -145,20 +146,20 @@ class EvaluationArguments:
             "--predictions": self.predictions,
             "--bertscore_model": self.bertscore_model,
         }
-        is_ours = known_by("scores.json", "predictions.jsonl")
-        return Output(self.output_dir, "scores", self.overwrite, is_ours, inputs)
+        is_ours = contains_files("scores.json", "predictions.jsonl")
+        return Output(self.output_dir, "scores", self.overwrite, is_ours, inputs, save_beside=True)
 
 
-@disk_errors_in_one_line()
 def main(args: EvaluationArguments) -> None:
     """Chooses on validation rows, writes the plan, drafts with every system, and scores on the main process."""
-    set_up_torch()  # before the rooms, which import torch
+    args.output.check()
+    set_up_torch()  # before the modules that import torch
     from accelerate import PartialState
 
-    from approach.drafting.partial import PartialDrafts
     from approach.evaluation import choice, controls, copying, drafts, plan, statistics, systems
     from approach.evaluation.rows import Selection, load_problems
-    from approach.models import choose_dtype
+    from approach.generation.partial import PartialDrafts
+    from approach.models import resolve_dtype
 
     recipes = systems.name_recipes(args.model_name_or_path, args.compared_model_name_or_path)
     systems.check_base(args.base_model_name_or_path)
@@ -169,7 +170,7 @@ def main(args: EvaluationArguments) -> None:
     metrics = statistics.load_metrics(args.bertscore_model, args.bertscore_num_layers)
 
     with PartialDrafts(Path(args.output_dir)) as partial:
-        dtype = choose_dtype(args.dtype, PartialState().device)
+        dtype = resolve_dtype(args.dtype, PartialState().device)
         drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size, dtype, args.guided)
         chosen = choice.choose(recipes, args.base_model_name_or_path, problems, metrics, drafting)
         planned = plan.make_plan(chosen, describe_dataset(args), problems.rows, drafting, args.num_resamples)
@@ -237,9 +238,9 @@ def score(args: EvaluationArguments, problems, drafts, bits, given, chosen, plan
 
 
 def parse_arguments(argv: list[str] | None = None) -> EvaluationArguments:
-    """The command line; ends with one line and status 2 where it does not fit."""
+    """The command line; raises UserError and status 2 where it does not fit."""
     return parse(EvaluationArguments, argv)
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_arguments()))
+    run_script(lambda: main(parse_arguments()))

@@ -26,30 +26,30 @@ later, with the scores that `evaluate_model.py` wrote in its card.
 """
 
 if __name__ == "__main__":
-    from approach.stopping import listen
+    from approach.errors import install_sigint_handler
 
-    listen("Stopped: nothing is half written. The same command finishes it.")  # to Ctrl-C, before all else
+    install_sigint_handler(
+        "Stopped: nothing is half written. The same command finishes it."
+    )  # to Ctrl-C, before all else
 
 import shlex
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from approach.arguments import PublishArguments, parse, require_ranges
-from approach.files import is_hub_id, public_name
+from approach.arguments import PublishArguments, check_ranges, parse
+from approach.errors import UserError, run_script
 from approach.merging.arguments import ConversionArguments
-from approach.outputs import Output, disk_errors_in_one_line, known_by
 from approach.runtime import set_up_torch
-from approach.stopping import run
+from approach.storage import Output, contains_files, is_hub_id, public_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from approach.merging.adapter import Adapter
     from approach.merging.parity import Reading
+    from approach.models import Adapter
 
 
 @dataclass
@@ -65,6 +65,12 @@ class MergeArguments(PublishArguments, ConversionArguments):
     base_model_name_or_path: str | None = field(
         default=None,
         metadata={"help": "The base, where it is not at the place that the adapter names, or is quantised there."},
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the adapter on the Hub."}
+    )
+    base_model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the base on the Hub; training's if not named."}
     )
     dtype: str = field(
         default="float32",
@@ -101,11 +107,9 @@ class MergeArguments(PublishArguments, ConversionArguments):
     def __post_init__(self):
         if self.is_merge and not (self.adapter_path and self.output_dir):
             raise ValueError("name --adapter_path and --output_dir to merge, or --push_only to publish a model")
-        if self.is_merge:
-            self.output.check()
         if self.dtype != "float32" and self.dataset_name is None and self.is_merge:
             raise ValueError(f"--dtype {self.dtype} needs --dataset_name: what the cast costs is measured on its rows")
-        require_ranges(self, max_cast_loss="[0, inf)")
+        check_ranges(self, max_cast_loss="[0, inf)")
         self.check_conversion(self.push_only, self.dry_run, self.overwrite)
         self.check_publishing()
 
@@ -123,7 +127,14 @@ class MergeArguments(PublishArguments, ConversionArguments):
             "--dataset_name": self.dataset_name,
             "--scores": self.scores,
         }
-        return Output(self.output_dir, "model", self.overwrite, known_by("merge.json", "config.json"), inputs)
+        return Output(
+            self.output_dir,
+            "model",
+            self.overwrite,
+            contains_files("merge.json", "config.json"),
+            inputs,
+            save_beside=True,
+        )
 
     def check_publishing(self):
         """Raises ValueError where it is not clear what to publish, or where to."""
@@ -139,7 +150,6 @@ class MergeArguments(PublishArguments, ConversionArguments):
                 raise ValueError("--hub_adapter_id needs --adapter_path, and --push_to_hub or --push_only")
 
 
-@disk_errors_in_one_line()
 def main(args: MergeArguments) -> None:
     set_up_torch()
     from approach.cards import write_model_card
@@ -147,6 +157,7 @@ def main(args: MergeArguments) -> None:
 
     model_dir = Path(args.push_only or args.convert_only or args.output_dir)
     if args.is_merge:
+        args.output.check()
         merge(args)
         if args.dry_run:
             return
@@ -168,19 +179,25 @@ def main(args: MergeArguments) -> None:
 
 def merge(args: MergeArguments) -> None:
     """Merges, proves, and writes the folder; with `--dry_run` it only proves."""
+    from approach.artifacts import RECORDS
     from approach.cards import write_model_card
-    from approach.merging.adapter import find_adapter
+    from approach.hub import list_files
     from approach.merging.merge import compare_with_saved, save_model
+    from approach.merging.publication import check_no_links
     from approach.merging.record import find_dataset_revision, read_build_report, write_records
+    from approach.models import find_adapter
 
-    adapter, output_dir = find_adapter(args.adapter_path), Path(args.output_dir)
+    base = args.base_model_name_or_path, args.base_model_revision
+    adapter = find_adapter(args.adapter_path, "--adapter_path", args.model_revision, *base)
+    check_no_links("--adapter_path", adapter.folder, list_files(adapter.folder, RECORDS))  # copied, and published
+    output_dir = Path(args.output_dir)
     dataset_revision = find_dataset_revision(adapter.run, args.dataset_name)
     build_report = read_build_report(args.dataset_name, dataset_revision)
     model, tokenizer, reading, record = merge_and_measure(args, adapter, dataset_revision)
     if args.dry_run:
         print(f"Dry run: {output_dir} not written")
         return
-    with args.output.written_whole() as partial:
+    with args.output.staging() as partial:
         record["files"] = save_model(model, tokenizer, partial)
         del model  # two of them would not fit where one does
         record["difference_reloaded"] = compare_with_saved(reading, partial, args.dtype)
@@ -193,22 +210,21 @@ def merge_and_measure(
     args: MergeArguments, adapter: "Adapter", dataset_revision: str | None
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, Reading, dict]":
     """The merged model in its final precision, its tokenizer, what it says to the prompts, and its record."""
-    from approach.merging.adapter import find_base, load_adapter_on_base
     from approach.merging.cast import cast, load_validation_rows
     from approach.merging.merge import merge_adapter
     from approach.merging.parity import read_model
     from approach.merging.record import describe_base
+    from approach.models import load_adapter
 
-    base = find_base(adapter, args.base_model_name_or_path)
     rows = load_validation_rows(args.dataset_name, dataset_revision) if args.dtype != "float32" else []
-    tokenizer, model = load_adapter_on_base(adapter, base)
+    model, tokenizer = load_adapter(adapter)
     model, reading, differences = merge_adapter(model, tokenizer, args.adapter_path)
     print(
         "Largest logit difference: merged to adapter {difference_to_adapter:.1e}, adapter to base "
         "{difference_to_base:.1f}; greedy drafts the same".format(**differences)
     )
     record = {
-        **describe_base(adapter, base),
+        **describe_base(adapter),
         "adapter": public_name(args.adapter_path),
         "dtype": args.dtype,
         "vocabulary": len(tokenizer),
@@ -240,26 +256,32 @@ def convert(model_dir: Path, args: MergeArguments) -> None:
 
 def publish_adapter(args: MergeArguments) -> None:
     """Publishes the adapter by itself, without what names a place on this machine."""
-    from approach.merging.adapter import find_adapter_folder
     from approach.merging.publication import stage_adapter
+    from approach.models import find_adapter_folder
 
     with tempfile.TemporaryDirectory() as folder:
-        stage_adapter(find_adapter_folder(args.adapter_path), args.hub_adapter_id, Path(folder))
+        stage_adapter(
+            find_adapter_folder(args.adapter_path, "--adapter_path", args.model_revision),
+            args.hub_adapter_id,
+            Path(folder),
+        )
         publish(Path(folder), args.hub_adapter_id, args)
 
 
 def publish(folder: Path, repo_id: str, args: MergeArguments) -> None:
-    """Publishes a folder; where that fails, ends with one line that says why and how to finish later."""
+    """Publishes a folder; where that fails, raises UserError that says why and how to finish later."""
     from approach import hub
     from approach.merging.publication import PUBLISHED, list_published
 
-    repository, files = hub.Repository(repo_id, **args.describe_consent()), list_published(folder)
+    repository, files = hub.Repository(repo_id, **args.hub_options()), list_published(folder)
     try:
         published = hub.publish(folder, files, repository, "Publish the model", replaces=PUBLISHED, tag=True)
     except hub.PublishError as error:
         model = args.push_only or args.output_dir
         later = command_to_publish(model, args, repository.list_flags())
-        sys.exit(f"Not published to {repo_id}: {error}. {model} is whole. To publish it later: {later}")
+        raise UserError(
+            f"Not published to {repo_id}: {error}. {model} is whole. To publish it later: {later}"
+        ) from error
     print(f"Published {published.url}")
 
 
@@ -277,4 +299,4 @@ def parse_arguments(argv: list[str] | None = None) -> MergeArguments:
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_arguments()))
+    run_script(lambda: main(parse_arguments()))

@@ -27,9 +27,9 @@ share no near duplicates, a card (`README.md`) and `build_report.json`, which co
 """
 
 if __name__ == "__main__":
-    from approach.stopping import listen
+    from approach.errors import install_sigint_handler
 
-    listen("Stopped: nothing is half written.")  # to Ctrl-C, before all else
+    install_sigint_handler("Stopped: nothing is half written.")  # to Ctrl-C, before all else
 
 import os
 import shlex
@@ -38,13 +38,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from approach.arguments import PublishArguments, parse, require_ranges
+from approach.arguments import PublishArguments, check_ranges, parse
+from approach.artifacts import DATASET_FILES, DATASET_PARTS
 from approach.data.arguments import MIN_APPROACH_WORDS, RoleArguments, SplitArguments
 from approach.data.arxiv import METADATA, VERSIONS
-from approach.files import is_hub_id, read_json, write_json
-from approach.outputs import Output, describe_error, disk_errors_in_one_line, known_by
+from approach.errors import UserError, explain_os_error, run_script
 from approach.prompt import MAX_PROBLEM_WORDS
-from approach.stopping import run
+from approach.storage import Output, contains_files, is_hub_id, read_json, write_json
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -133,12 +133,11 @@ class PrepareArguments(SplitArguments, RoleArguments, PublishArguments):
                 f"--output_dir {self.output_dir}: datasets opens no folder with {' or '.join(NOT_IN_PATHS)} in its "
                 f"path, which is {path}: choose another"
             )
-        self.output.check()
         self.check_roles(ready_made=self.problem_column is not None)
         if self.min_approach_words is None:
             self.min_approach_words = MIN_APPROACH_WORDS[self.pair_rule]
         self.check_splits()
-        require_ranges(
+        check_ranges(
             self,
             min_sentences="[2, inf)",
             max_problem_words="[1, inf)",
@@ -162,13 +161,15 @@ class PrepareArguments(SplitArguments, RoleArguments, PublishArguments):
     def output(self) -> Output:
         """The dataset's folder."""
         inputs = {"--dataset_name": self.dataset_name, "--tokenizer_name": self.tokenizer_name}
-        return Output(self.output_dir, "dataset", self.overwrite, known_by(REPORT_NAME, "data"), inputs)
+        return Output(
+            self.output_dir, "dataset", self.overwrite, contains_files(REPORT_NAME, "data"), inputs, save_beside=True
+        )
 
 
-@disk_errors_in_one_line()
 def main(args: PrepareArguments) -> None:
     if args.push_only:
         return push_dataset(Path(args.push_only), args)
+    args.output.check()
     from datasets import disable_caching
 
     from approach.data.dataset_folder import make_report, write_dataset
@@ -186,7 +187,7 @@ def main(args: PrepareArguments) -> None:
 
 
 def read_source(args: PrepareArguments) -> "Source":
-    """The source's rows; ends with one line where they cannot be read, or where the arXiv corpus is not whole."""
+    """The source's rows; raises UserError where they cannot be read, or where the arXiv corpus is not whole."""
     from approach.data.sources import CATEGORY_COLUMNS, Columns, load_source
 
     columns = Columns(
@@ -200,15 +201,15 @@ def read_source(args: PrepareArguments) -> "Source":
     name, split = args.dataset_name, args.dataset_split
     source = load_source(name, columns, args.dataset_config, args.dataset_revision, split)
     if args.categories and source.columns.category is None:
-        sys.exit(f"--categories: --dataset_name {name} has none of the columns {', '.join(CATEGORY_COLUMNS)}")
+        raise UserError(f"--categories: --dataset_name {name} has none of the columns {', '.join(CATEGORY_COLUMNS)}")
     if name == ARXIV["dataset_name"] and split == "train" and len(source.rows) != ARXIV_ROWS:
-        sys.exit(f"--dataset_name {name}: {len(source.rows):,} rows where its card says {ARXIV_ROWS:,}")
+        raise UserError(f"--dataset_name {name}: {len(source.rows):,} rows where its card says {ARXIV_ROWS:,}")
     return source
 
 
 def build(source: "Source", args: PrepareArguments) -> tuple["DatasetDict", dict]:
     """Cuts, filters and splits the source; returns the splits and what `build_report.json` says of them."""
-    from approach.data.pairs import PairRules, load_tokenizer
+    from approach.data.pairs import PairRules, load_tokenizer_with_tags
     from approach.data.splits import SplitRules, build_splits
 
     pair_rules = PairRules(
@@ -221,7 +222,7 @@ def build(source: "Source", args: PrepareArguments) -> tuple["DatasetDict", dict
         **args.describe_roles(),
     )
     split_rules = SplitRules(**args.describe_splits())
-    tokenizer = load_tokenizer(args.tokenizer_name)
+    tokenizer = load_tokenizer_with_tags(args.tokenizer_name)
     return build_splits(source, pair_rules, split_rules, tokenizer, args.num_proc, args.check_leakage)
 
 
@@ -247,26 +248,28 @@ def print_summary(report: dict) -> None:
 
 
 def push_dataset(folder: Path, args: PrepareArguments) -> None:
-    """Publishes a dataset's folder and writes the revision to its report; ends with one line where it cannot."""
+    """Publishes a dataset's folder and writes the revision to its report; raises UserError where it cannot."""
     from approach import hub
 
     if not (folder / REPORT_NAME).is_file():
-        sys.exit(f"--push_only {folder}: no dataset that this script built")
+        raise UserError(f"--push_only {folder}: no dataset that this script built")
     report = read_json(folder / REPORT_NAME)
-    repository = hub.Repository(args.hub_dataset_id, "dataset", **args.describe_consent())
-    files = hub.list_files(folder, hub.DATASET_FILES)
+    repository = hub.Repository(args.hub_dataset_id, "dataset", **args.hub_options())
+    files = hub.list_files(folder, DATASET_FILES)
     try:
-        published = hub.publish(folder, files, repository, "Build the dataset", replaces=[hub.DATASET_PARTS])
+        published = hub.publish(folder, files, repository, "Build the dataset", replaces=[DATASET_PARTS])
     except hub.PublishError as error:
         options = ["--push_only", str(folder), "--hub_dataset_id", args.hub_dataset_id]
         later = shlex.join(["python", "prepare_dataset.py", *options, *repository.list_flags()])
-        sys.exit(f"Not published to {args.hub_dataset_id}: {error}. {folder} is whole. To publish it later: {later}")
+        raise UserError(
+            f"Not published to {args.hub_dataset_id}: {error}. {folder} is whole. To publish it later: {later}"
+        ) from error
     print(f"Published {published.repo_id}, revision {published.revision}")
     found = {"dataset": published.repo_id, "revision": published.revision}
     try:
         write_json(folder / REPORT_NAME, {**report, "hub": found})
     except OSError as error:
-        print(f"{folder / REPORT_NAME} does not say so: {describe_error(error)}", file=sys.stderr)
+        print(f"{folder / REPORT_NAME} does not say so: {explain_os_error(error)}", file=sys.stderr)
 
 
 def parse_arguments(argv: list[str] | None = None) -> PrepareArguments:
@@ -274,4 +277,4 @@ def parse_arguments(argv: list[str] | None = None) -> PrepareArguments:
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_arguments()))
+    run_script(lambda: main(parse_arguments()))

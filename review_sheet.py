@@ -17,18 +17,18 @@ but the texts tells who wrote what, and beside it `key.json`, which does. The ra
 """
 
 if __name__ == "__main__":
-    from approach.stopping import listen
+    from approach.errors import install_sigint_handler
 
-    listen()  # to Ctrl-C, before all else
+    install_sigint_handler()  # to Ctrl-C, before all else
 
 import random
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from approach.arguments import parse, require_ranges
-from approach.outputs import Output, disk_errors_in_one_line, known_by
-from approach.stopping import run
+from approach.arguments import check_ranges, parse
+from approach.errors import run_script
+from approach.storage import Output, contains_files
 
 
 @dataclass
@@ -59,8 +59,7 @@ class ReviewArguments:
         if not self.scores:
             raise ValueError("name the folder that evaluate_model.py wrote: python review_sheet.py outputs/scores")
         names = ("num_problems", "raters", "drafts_per_problem", "pairs_per_problem")
-        require_ranges(self, **dict.fromkeys(names, "[1, inf)"), seed="[0, 4294967295]")
-        self.output.check()
+        check_ranges(self, **dict.fromkeys(names, "[1, inf)"), seed="[0, 4294967295]")
 
     @property
     def output(self) -> Output:
@@ -72,16 +71,16 @@ def is_only_sheet(folder: Path) -> bool:
     """Whether a folder holds a sheet and nothing else: never ratings, whose key is not to be had again."""
     from approach.review.sheet import FOR_RATERS, KEY
 
-    return known_by(FOR_RATERS, KEY)(folder) and len(list(folder.iterdir())) == 2
+    return contains_files(FOR_RATERS, KEY)(folder) and len(list(folder.iterdir())) == 2
 
 
-@disk_errors_in_one_line()
 def main(args: ReviewArguments) -> None:
     """Draws problems and drafts, deals them out to the raters, and writes the sheet and its key."""
-    from approach.files import hash_file
+    args.output.check()
     from approach.review.candidates import DRAFT, choose_systems, draw_problems
     from approach.review.design import Size, design_sheet, require_possible
     from approach.review.sheet import FOR_RATERS, KEY, make_sheet, write_sheet
+    from approach.storage import hash_file
 
     scores_dir, rng = Path(args.scores), random.Random(args.seed)
     systems = choose_systems(scores_dir, args.systems)
@@ -91,7 +90,7 @@ def main(args: ReviewArguments) -> None:
     design = design_sheet(size, rng)
     source = {"seed": args.seed, "predictions_sha256": hash_file(scores_dir / "predictions.jsonl")}
     sheet = make_sheet(problems, systems, design, source, rng)
-    with args.output.written_whole() as folder:
+    with args.output.staging() as folder:
         write_sheet(sheet, folder)
 
     kinds = Counter(len(item.systems) for item in design[0])
@@ -105,7 +104,7 @@ def main(args: ReviewArguments) -> None:
 
 
 def parse_arguments(argv: list[str] | None = None) -> ReviewArguments:
-    """The command line; ends with one line and status 2 where it does not fit."""
+    """The command line; raises UserError and status 2 where it does not fit."""
     return parse(
         ReviewArguments,
         argv,
@@ -115,4 +114,4 @@ def parse_arguments(argv: list[str] | None = None) -> ReviewArguments:
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_arguments()))
+    run_script(lambda: main(parse_arguments()))

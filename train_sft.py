@@ -36,21 +36,20 @@ template, `run.json`, the loss curve, and `samples.jsonl`, drafts for the same v
 """
 
 if __name__ == "__main__":
-    from approach.stopping import listen
+    from approach.errors import install_sigint_handler
 
-    listen()  # to Ctrl-C, before all else
+    install_sigint_handler()  # to Ctrl-C, before all else
 
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from approach.arguments import PublishArguments, parse, require_ranges
-from approach.files import public_name
-from approach.outputs import disk_errors_in_one_line
+from approach.arguments import PublishArguments, check_ranges, parse
+from approach.errors import run_script
 from approach.prompt import END_TAG
 from approach.runtime import set_up_torch
-from approach.stopping import run
+from approach.storage import public_name
 from approach.training.arguments import NO_BASE, NO_BFLOAT16, check_training, describe_mistake
 from approach.training.help import print_help
 from approach.training.notices import hide_notices
@@ -111,7 +110,7 @@ class RunArguments(PublishArguments):
     overwrite: bool = field(default=False, metadata={"help": "Replace the earlier run in the output folder."})
 
     def __post_init__(self):
-        require_ranges(
+        check_ranges(
             self,
             train_fraction="(0, 1]",
             num_eval_rows="[1, inf)",
@@ -120,33 +119,36 @@ class RunArguments(PublishArguments):
         )
 
 
-@disk_errors_in_one_line()
 def main(
     script_args: "ScriptArguments", training_args: "SFTConfig", model_args: "ModelConfig", run_args: RunArguments
 ) -> None:
+    from trl import get_peft_config
+
+    from approach.embeddings import add_tag_tokens, train_tag_rows
     from approach.training.base import load_base
     from approach.training.callbacks import watch
     from approach.training.checkpoints import describe_identity, find_checkpoint
-    from approach.training.lora import lora_with_tag_rows
     from approach.training.machine import check_machine
     from approach.training.memory import print_preflight
-    from approach.training.publishing import take_over_publishing
+    from approach.training.publishing import split_hub_arguments
     from approach.training.run_folder import EarlierRun, require_run_folder
     from approach.training.run_record import describe_base, describe_run, describe_setup, save_result
-    from approach.training.tag_rows import add_tags_with_rows
     from approach.training.tracking import start_wandb
     from approach.training.trainer import ApproachTrainer
 
     check_machine(training_args)
     output_dir, resume = Path(training_args.output_dir), training_args.resume_from_checkpoint
-    publisher, training_args = take_over_publishing(training_args, **run_args.describe_consent())
+    publisher, training_args = split_hub_arguments(training_args, **run_args.hub_options())
     if not run_args.preflight:
         inputs = {"--model_name_or_path": model_args.model_name_or_path, "--dataset_name": script_args.dataset_name}
         require_run_folder(output_dir, inputs, run_args.overwrite, resume=resume is not None)
         if publisher and training_args.process_index == 0:
             publisher.check_access()
     model, tokenizer = load_base(model_args, weights=not run_args.preflight)
-    lora = lora_with_tag_rows(model, model_args, add_tags_with_rows(model, tokenizer))
+    tag_ids, lora = add_tag_tokens(model, tokenizer), get_peft_config(model_args)
+    if lora:
+        lora.revision = model_args.model_revision
+        train_tag_rows(lora, model, tag_ids)
     pairs = load_pairs(script_args, training_args, run_args, tokenizer)
     if run_args.preflight:
         return print_preflight(model, tokenizer, pairs.train, lora, training_args, model_args)
@@ -224,13 +226,13 @@ def finish(trainer: "ApproachTrainer", output_dir: Path, publisher: "Publisher |
 
 
 def push_only(args: PushOnlyArguments) -> None:
-    """Publishes what an earlier run wrote; ends with one line where that is not whole, or where publishing fails."""
+    """Publishes what an earlier run wrote; raises UserError where that is not whole, or where publishing fails."""
     from approach.hub import Repository
     from approach.training.publishing import Publisher, require_result
 
     folder = Path(args.push_only)
     kind = require_result(folder)
-    repository = Repository(args.hub_model_id, **args.describe_consent())
+    repository = Repository(args.hub_model_id, **args.hub_options())
     Publisher(repository, "end", args.hub_token).publish_result(folder, f"The {kind}")
 
 
@@ -266,4 +268,4 @@ def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SF
 if __name__ == "__main__":
     set_up_torch()
     hide_notices()
-    run(lambda: main(*parse_arguments()))
+    run_script(lambda: main(*parse_arguments()))

@@ -23,16 +23,16 @@ people found, whether they agree, and how far each score agrees with them.
 """
 
 if __name__ == "__main__":
-    from approach.stopping import listen
+    from approach.errors import install_sigint_handler
 
-    listen()  # to Ctrl-C, before all else
+    install_sigint_handler()  # to Ctrl-C, before all else
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from approach.arguments import parse
-from approach.outputs import Output, disk_errors_in_one_line, known_by_text
-from approach.stopping import run
+from approach.errors import run_script
+from approach.storage import Output, contains_text
 
 TITLE = "Drafts of approaches, scored"  # by which a page of ours is known
 
@@ -62,19 +62,18 @@ class ReportArguments:
         self.output = self.output or str(Path(self.scores) / "report.html")
         if self.key and not self.ratings:
             raise ValueError(f"--key {self.key} goes with --ratings: name the raters' files")
-        self.page.check()
 
     @property
     def page(self) -> Output:
         """The page's file."""
         inputs = {"SCORES": self.scores, "--run": self.run, "--ratings": self.ratings, "--key": self.key}
-        is_ours = known_by_text(f"<title>{TITLE}</title>")
+        is_ours = contains_text(f"<title>{TITLE}</title>")
         return Output(self.output, "page", self.overwrite, is_ours, inputs, argument="--output", is_file=True)
 
 
-@disk_errors_in_one_line()
 def main(args: ReportArguments) -> None:
     """Makes the page and writes it."""
+    args.page.check()
     from approach.evaluation.report import build_page
 
     people = None
@@ -84,13 +83,13 @@ def main(args: ReportArguments) -> None:
         people = describe_people(args.ratings, args.key, Path(args.scores))
         print("\n".join(people["odd"]) or "No rater's answers on the controls are odd.")
     text = build_page(Path(args.scores), Path(args.run) if args.run else None, people)
-    with args.page.written_whole() as path:
+    with args.page.staging() as path:
         path.write_text(text, encoding="utf-8", newline="\n")
     print(f"Wrote {args.output}. Next: open it in a browser")
 
 
 def parse_arguments(argv: list[str] | None = None) -> ReportArguments:
-    """The command line; ends with one line and status 2 where it does not fit."""
+    """The command line; raises UserError and status 2 where it does not fit."""
     return parse(
         ReportArguments,
         argv,
@@ -100,4 +99,4 @@ def parse_arguments(argv: list[str] | None = None) -> ReportArguments:
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_arguments()))
+    run_script(lambda: main(parse_arguments()))

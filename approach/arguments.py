@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from approach.files import first_line
+from approach.errors import first_line
 
 Arguments = TypeVar("Arguments")
 
@@ -23,7 +23,7 @@ class PublishArguments:
         default=None, metadata={"help": "Paths that what is published may name: /data allows /data/alice/run."}
     )
 
-    def describe_consent(self) -> dict:
+    def hub_options(self) -> dict:
         """The same as `approach.hub.Repository` has it."""
         allowed = tuple(self.allow_paths or ())
         return {"public": self.public, "overwrite": self.hub_overwrite, "allow_paths": allowed}
@@ -36,7 +36,7 @@ def parse(
     positional: str | None = None,
 ) -> Arguments:
     """
-    The command line as a dataclass of `kind`; ends with one line and status 2 where it does not fit.
+    The command line as a dataclass of `kind`; raises UserError and status 2 where it does not fit.
 
     Names may be written with `_` or `-`, flags as `--overwrite` or `--overwrite true`. `positional` names one field
     that may be given by its place, too.
@@ -55,7 +55,7 @@ def parse(
         parser.error(first_line(error))
 
 
-def require_ranges(arguments: object, **ranges: str) -> None:
+def check_ranges(arguments: object, **ranges: str) -> None:
     """
     Raises ValueError where an argument lies outside its range, written as in mathematics: `lora_r="[1, inf)"`.
 

@@ -2,15 +2,15 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 from huggingface_hub import DatasetCardData, EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, TemplateError
 from jinja2.filters import do_mark_safe
 
-from approach.files import first_line, read_json, write_whole
+from approach.errors import UserError, first_line
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
+from approach.storage import read_json, write_atomically
 
 DATASET_COLUMNS = ("id", "problem", "approach", "prompt", "completion")
 ROLE_FEATURES = ({"name": "roles", "list": "string"}, {"name": "role_confidence", "dtype": "float64"})
@@ -69,7 +69,7 @@ def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> 
     """
     The card of a model or an adapter, from the records in its folder and the content of `scores.json`.
 
-    What the records do not state, the card does not. Ends with one line where they are not as our scripts write them.
+    What the records do not state, the card does not. Raises UserError where they are not as our scripts write them.
     """
     run, merge, report, gguf = (
         read_json(folder / f"{stem}.json") for stem in ("run", "merge", "build_report", "gguf")
@@ -102,7 +102,9 @@ def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> 
         }
         card = render("model_card.md.jinja", values)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
-        sys.exit(f"{folder}: its records are not as our scripts write them: {type(error).__name__}: {error}")
+        raise UserError(
+            f"{folder}: its records are not as our scripts write them: {type(error).__name__}: {error}"
+        ) from error
     return str(ModelCard(re.sub(r"\n{3,}", "\n\n", card)))
 
 
@@ -111,7 +113,7 @@ def write_model_card(folder: Path, name: str, scores_dir: str | None) -> None:
     Writes a model's card into its folder, with the scores of `scores_dir` or else those that lie there already.
 
     `scores.json` is copied beside the card. A file that would not change is left alone, for the folder may be
-    read-only. Ends with one line where a file cannot be written.
+    read-only. Raises UserError where a file cannot be written.
     """
     scores = read_json((Path(scores_dir) if scores_dir else folder) / "scores.json")
     card = model_card(folder, name, scores)
@@ -121,13 +123,13 @@ def write_model_card(folder: Path, name: str, scores_dir: str | None) -> None:
 
 
 def write_where_changed(path: Path, text: str) -> None:
-    """Writes a file whole; ends with one line where that fails."""
+    """Writes a file whole; raises UserError where that fails."""
     if path.is_file() and path.read_bytes() == text.encode("utf-8"):
         return
     try:
-        write_whole(path, text)
+        write_atomically(path, text)
     except OSError as error:
-        sys.exit(f"{path} cannot be written: {first_line(error)}. The folder is as it was")
+        raise UserError(f"{path} cannot be written: {first_line(error)}. The folder is as it was") from error
 
 
 def render(template: str, values: dict) -> str:

@@ -10,30 +10,9 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HTTPError
 
-from approach.files import first_line
+from approach.errors import explain_hub_error
 from approach.leaks import find_leaks
 
-# What is published of a folder that one of our scripts wrote, each file by the name that the script gives it.
-RECORDS = (
-    "README.md",
-    "run.json",
-    "merge.json",
-    "gguf.json",
-    "scores.json",
-    "build_report.json",
-    "samples.jsonl",
-    "loss_curve.png",
-)
-WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors", "adapter_model.safetensors")
-GGUF_FILES = {"f16": "model-F16.gguf", "q8_0": "model-Q8_0.gguf", "q4_k_m": "model-Q4_K_M.gguf"}
-CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json")
-TOKENIZERS = (
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "chat_template.jinja"),
-)
-MODEL_FILES = (*WEIGHTS, *CONFIGS, *TOKENIZERS, *GGUF_FILES.values(), "Modelfile")
-DATASET_PARTS = f"data/*-00000-of-00001-{'[0-9a-f]' * 16}.parquet"
-DATASET_FILES = ("README.md", "build_report.json", "funnel.png", DATASET_PARTS)
 # By these a repository is known as one that our scripts have published to, whatever folder of it they lie in.
 MARKS = {"dataset": {"build_report.json"}, "model": {"run.json", "merge.json", "progress.json"}}
 
@@ -153,7 +132,7 @@ def publish(
             url = f"{url}, tag {name}"
         return Published(repo_id, commit.oid, url)
     except (OSError, HTTPError, RuntimeError, KeyError, ValueError) as error:
-        raise HubFailed(explain(error).rstrip(".")) from error
+        raise HubFailed(explain_hub_error(error).rstrip(".")) from error
 
 
 def check_access(repository: Repository, token: str | None = None) -> None:
@@ -167,7 +146,7 @@ def check_access(repository: Repository, token: str | None = None) -> None:
     except (OSError, HTTPError, RuntimeError, KeyError, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         kind = PublishError if status in (401, 403, 404) else HubFailed
-        raise kind(explain(error).rstrip(".")) from error
+        raise kind(explain_hub_error(error).rstrip(".")) from error
 
 
 def connect(token: str | None) -> HfApi:
@@ -226,24 +205,3 @@ def check_arrival(api: HfApi, kind: str, repo_id: str, revision: str, folder: Pa
     damaged = {mismatch["path"] for mismatch in found.mismatches} | set(found.extra_paths)
     for name in sorted(damaged & set(names)):
         raise OSError(f"read back, {name} is not what was sent")
-
-
-def explain(error: BaseException) -> str:
-    """What befell a request, in plain words."""
-    while isinstance(error, RuntimeError) and error.__cause__:  # whatever befell the upload of a large file
-        error = error.__cause__
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    known = {
-        401: "the Hub does not accept the token (`hf auth login`, or HF_TOKEN)",
-        403: "the token may not write there: make one with write access",
-        404: "there is no such repository, or the token may not see it",
-        409: "the Hub is busy with another change",
-        412: "somebody else changed the repository at the same moment",
-        429: "the Hub asks for a pause: too many requests",
-    }
-    if status in known:
-        return known[status]
-    if status is not None and status >= 500:
-        return f"the Hub failed ({status})"
-    is_transport = isinstance(error, HTTPError) and status is None
-    return f"no connection to the Hub ({first_line(error)})" if is_transport else first_line(error)

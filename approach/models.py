@@ -1,99 +1,265 @@
-"""One loader for what can draft: an adapter, a merged model, or the Hub id of either; and what ends a draft."""
+"""One loader for every script: a base, a merged model, or an adapter on its base; checked as it is loaded."""
 
 import hashlib
-import sys
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HTTPError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from approach.files import first_line, read_run
-from approach.loading import explain_failure, load_tokenizer, told
-from approach.prompt import END_TAG
+from approach.artifacts import MODEL_FILES, RECORDS, RUN_FIELDS, check_hashes, read_run
+from approach.embeddings import resize_embeddings
+from approach.errors import UserError, explain_error, explain_hub_error, first_line, user_errors
+from approach.prompt import END_TAG, TAGS, load_tokenizer
+from approach.storage import read_json, write_atomically
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+
+BASE_ARGUMENT = "--base_model_name_or_path"
+FINGERPRINTS = "approach_fingerprints.json"  # in the Hub's folder of caches
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's folder, what training wrote about it, and the base that it belongs on."""
+
+    argument: str  # by which the user named it
+    name: str  # as the user gave it: a folder or a Hub id
+    folder: Path
+    run: dict  # run.json
+    config: "PeftConfig"
+    base: str
+    base_revision: str | None
+
+    @property
+    def place(self) -> str:
+        """The adapter as messages name it."""
+        return f"{self.argument} {self.name}"
 
 
 def load_model(
     name: str,
-    argument: str,
+    argument: str = "--model_name_or_path",
+    *,
+    revision: str | None = None,
+    base: str | None = None,
+    base_revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    base: str | None = None,
     is_base: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
-    A model ready to draft, and its tokenizer; an adapter is merged in memory into its base.
+    A model ready to draft, and its tokenizer. An adapter is merged in memory: in float32, then cast to `dtype`.
 
-    `base` names that base where it is not at the place that the adapter names; other models have no use for it. Ends
-    with one line that names `argument` where there is none to load, where adapter and base do not fit, or where the
-    model should be a base and is an adapter.
+    `revision` is the Hub's, of model and tokenizer. `base` and its revision replace the base that an adapter names;
+    other models have no use for them.
+
+    Raises:
+        UserError: naming `argument`, where there is nothing to load, where adapter and base do not fit, or where the
+            model should be a base (`is_base`) and is an adapter.
     """
-    tokenizer = load_tokenizer(name, argument)
-    with told(argument, name):
-        is_adapter = bool(find_adapter_config_file(name))
-    if is_base or not is_adapter:
-        model = load_weights(name, argument, dtype=dtype)
-    elif base:
-        model = merge_into_base(name, argument, tokenizer, base, dtype)
-    else:
-        from peft import AutoPeftModelForCausalLM  # three seconds, which a merged model does not need
-
-        with told(argument, name):
-            model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False)
-            model = model.merge_and_unload()
+    if is_base or not is_adapter(name, argument, revision):
+        tokenizer = load_tokenizer(name, argument, revision)
+        return load_weights(name, argument, revision, dtype=dtype).eval().to(device), tokenizer
+    model, tokenizer = load_adapter(find_adapter(name, argument, revision, base, base_revision))
+    model = model.merge_and_unload(safe_merge=True)
+    cast_parameters(model, dtype)
     return model.eval().to(device), tokenizer
+
+
+def is_adapter(name: str, argument: str, revision: str | None = None) -> bool:
+    """Whether a folder or Hub id holds an adapter; raises UserError where it cannot be looked at."""
+    with user_errors(argument, name):
+        return bool(find_adapter_config_file(name, revision=revision))
 
 
 def load_weights(name: str, argument: str, revision: str | None = None, hint: str = "", **options) -> PreTrainedModel:
     """
-    A whole model, of which every weight is stored: transformers would draw those that are missing at random.
+    A whole model whose every weight is stored, and all of whose stored tensors have a place in it.
 
-    Ends with one line that names `argument`, with `hint` behind it, where it cannot be loaded or is an adapter.
+    transformers would draw missing weights at random and leave out what it does not know, with no more than a warning.
+
+    Raises:
+        UserError: naming `argument`, with `hint` behind it, where the model cannot be loaded or is an adapter.
     """
-    with told(argument, name, hint):
-        require_no_adapter(name)
+    with user_errors(argument, name, hint):
+        check_no_adapter(name, revision)
         model, found = AutoModelForCausalLM.from_pretrained(
             name, revision=revision, trust_remote_code=False, output_loading_info=True, **options
         )
         if missing := sorted(found["missing_keys"]):
             raise ValueError(f"{len(missing)} of its weights are missing, {missing[0]} for one")
+        if unknown := sorted(found["unexpected_keys"]):
+            raise ValueError(f"{len(unknown)} of its tensors have no place in a {type(model).__name__}: {unknown[0]}")
     return model
 
 
-def require_no_adapter(name: str) -> None:
+def check_no_adapter(name: str, revision: str | None = None) -> None:
     """Raises ValueError where a folder or Hub id that should be a whole model holds an adapter."""
-    if find_adapter_config_file(name):
-        raise ValueError("it is an adapter and no base: name the model that it was trained from")
+    if find_adapter_config_file(name, revision=revision):
+        raise ValueError("it is an adapter and no base: merge it first (merge_and_push.py), and name the merged model")
 
 
-def merge_into_base(
-    name: str, argument: str, tokenizer: PreTrainedTokenizerBase, base: str, dtype: torch.dtype
-) -> PreTrainedModel:
-    """An adapter merged into the base `base`; ends with one line where that is not the one it was trained on."""
-    from peft import PeftModel  # three seconds, which a merged model does not need
+def find_adapter(
+    name: str,
+    argument: str,
+    revision: str | None = None,
+    base: str | None = None,
+    base_revision: str | None = None,
+) -> Adapter:
+    """
+    An adapter, fetched from the Hub if need be, and its base: the one that the user names, or else that of training.
 
-    misfit = f"{argument} {name} was not trained on --base_model_name_or_path {base}"
-    model = load_weights(base, "--base_model_name_or_path", dtype=dtype)
-    with told("--base_model_name_or_path", base):
-        run = cached_file(name, "run.json", _raise_exceptions_for_missing_entries=False)
-        expected = read_run(Path(run).parent).get("base", {}).get("fingerprint") if run else None
-        if expected and fingerprint(base, None) not in (None, expected):
-            sys.exit(f"{misfit}: its weights differ")
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    Of a base on the Hub it is the commit that training saw, not what its main branch is by now.
+
+    Raises:
+        UserError: where there is no adapter, or it names no base.
+    """
+    from peft import PeftConfig  # three seconds, which a merged model does not need
+
+    folder = find_adapter_folder(name, argument, revision)
+    run = read_run(folder)
+    with user_errors(argument, name):
+        config = PeftConfig.from_pretrained(folder)
+        if not config.peft_type:
+            raise ValueError("its adapter_config.json does not say what kind of adapter it is")
+        if base is None and not isinstance(config.base_model_name_or_path, str):
+            raise ValueError(f"it names no base: add {BASE_ARGUMENT}")
+    if base is None:
+        base = config.base_model_name_or_path
+        base_revision = base_revision or run.get("base", {}).get("revision") or config.revision
+    return Adapter(argument, name, folder, run, config, base, base_revision)
+
+
+def find_adapter_folder(name: str, argument: str, revision: str | None = None) -> Path:
+    """The adapter's folder, fetched from the Hub if need be; raises UserError where it holds none."""
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            patterns = [*MODEL_FILES, *RECORDS]
+            folder = Path(
+                snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*", "model*"])
+            )
+        except (OSError, HTTPError, ValueError) as error:
+            problem = f"neither a folder nor a repository on the Hub: {explain_hub_error(error)}"
+            raise UserError(f"{argument} {name}: {problem}") from error
+    if not (folder / "adapter_config.json").is_file():
+        if (folder / "config.json").is_file():
+            raise UserError(f"{argument} {name} is already a whole model: publish it with --push_only {name}")
+        raise UserError(f"{argument} {name} is no adapter of train_sft.py: it has no adapter_config.json")
+    return folder
+
+
+def load_adapter(adapter: Adapter) -> "tuple[PeftModel, PreTrainedTokenizerBase]":
+    """
+    An adapter on its base in float32, and its tokenizer.
+
+    Raises:
+        UserError: where the adapter is not as training wrote it, or the base is not the one it was trained on.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    tokenizer = load_tokenizer(str(adapter.folder), adapter.argument)
+    if missing := [tag for tag in TAGS if tag not in tokenizer.get_vocab()]:
+        raise UserError(f"{adapter.place}: its tokenizer lacks {', '.join(missing)}")
+    saved = check_adapter_weights(adapter.folder)
+    model = load_adapter_base(adapter)
+    misfit = f"{adapter.place} does not fit base {adapter.base}"
+    check_rows_are_trained(model.get_input_embeddings().weight.shape[0], len(tokenizer), adapter.config, misfit)
+    resize_embeddings(model, tokenizer)
     try:
-        return PeftModel.from_pretrained(model, name).merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below
+            model = PeftModel.from_pretrained(model, adapter.folder).eval()
     except (ValueError, RuntimeError, IndexError) as error:
-        sys.exit(f"{misfit}: {first_line(error) if 'size mismatch' not in str(error) else 'their sizes differ'}")
-    except Exception as error:  # damaged weights
-        sys.exit(f"{argument} {name}: {explain_failure(error)}")
+        reason = first_line(error) if "size mismatch" not in str(error) else "their sizes differ"
+        raise UserError(f"{misfit}: {reason}") from error
+    except Exception as error:  # of a damaged configuration
+        raise UserError(f"{adapter.place}: {explain_error(error)}") from error
+    # PEFT loads what fits: of a deeper or shallower model's adapter that is a part.
+    if odd := saved ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+        raise UserError(f"{misfit}: {len(odd)} of its tensors have no counterpart, {min(odd)} for one")
+    return model, tokenizer
 
 
-def require_trained(tokenizer: PreTrainedTokenizerBase, name: str, argument: str) -> None:
-    """Ends with one line where a model was not trained to end its drafts with the end tag."""
+def check_adapter_weights(folder: Path) -> set[str]:
+    """The names of the adapter's tensors; raises UserError where they are not as training wrote them."""
+    path = folder / "adapter_model.safetensors"
+    try:
+        check_hashes(folder, "run.json")
+        with safe_open(path, framework="pt") as tensors:
+            names = set(tensors.keys())
+            for name in sorted(names):
+                if not tensors.get_tensor(name).isfinite().all():
+                    raise UserError(f"{path}: {name} holds a value that is not a number")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
+    return names
+
+
+def load_adapter_base(adapter: Adapter) -> PreTrainedModel:
+    """The base in float32; raises UserError where it is quantised, or not the one that training saw."""
+    hint = f" (name another with {BASE_ARGUMENT})"
+    with user_errors("base", adapter.base, hint):
+        check_no_adapter(adapter.base, adapter.base_revision)
+        config = AutoConfig.from_pretrained(adapter.base, revision=adapter.base_revision, trust_remote_code=False)
+        if getattr(config, "quantization_config", None):
+            raise UserError(f"base {adapter.base} is quantised: name the unquantised one with {BASE_ARGUMENT}")
+    model = load_weights(adapter.base, "base", adapter.base_revision, hint, dtype=torch.float32)
+    recorded = adapter.run.get("base", {})
+    with user_errors("base", adapter.base, hint):  # once the weights are there, fetched or not
+        found = compute_fingerprint(adapter.base, adapter.base_revision)
+    if recorded.get("fingerprint") and found not in (None, recorded["fingerprint"]):
+        trained_on = " ".join(filter(None, (recorded.get("name"), recorded.get("revision"))))
+        raise UserError(
+            f"base {adapter.base} is not the one that {adapter.place} was trained on, {trained_on}: its weights differ"
+        )
+    return model
+
+
+def check_rows_are_trained(base_rows: int, tokens: int, config: "PeftConfig", misfit: str) -> None:
+    """
+    Raises UserError where a token has a row neither in the base nor in the adapter.
+
+    Its row would be drawn at random, and merged as if it had been trained.
+    """
+    indices = config.trainable_token_indices or {}
+    for trained in indices.values() if isinstance(indices, dict) else [indices]:
+        if untrained := set(range(base_rows, tokens)) - set(trained):
+            problem = f"it has {base_rows:,} tokens, and token {min(untrained):,} of {tokens:,} is untrained"
+            raise UserError(f"{misfit}: {problem}")
+
+
+def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Casts the parameters, and not the buffers: transformers keeps the rotary frequencies in float32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def fetch_run(name: str, argument: str, revision: str | None = None) -> dict:
+    """The `run.json` of a model or adapter, in its folder or on the Hub; empty where it has none."""
+    with user_errors(argument, name):
+        path = cached_file(name, "run.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+        return read_json(Path(path), RUN_FIELDS) if path else {}
+
+
+def check_trained(tokenizer: PreTrainedTokenizerBase, name: str, argument: str) -> None:
+    """Raises UserError where a model was not trained to end its drafts with the end tag."""
     if tokenizer.eos_token != END_TAG or not tokenizer.chat_template:
-        sys.exit(f"{argument} {name} was not made by train_sft.py and merge_and_push.py: its drafts would not end")
+        problem = "was not made by train_sft.py and merge_and_push.py: its drafts would not end"
+        raise UserError(f"{argument} {name} {problem}")
 
 
 def default_device() -> str:
@@ -106,31 +272,27 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":  # `is_bf16_supported()` is true where it is only emulated
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        fast = device.type == "cpu" and bool({"avx512_bf16", "amx_bf16"} & find_instructions())
+        instructions = {name for name, present in torch.cpu.get_capabilities().items() if present is True}
+        fast = device.type == "cpu" and bool({"avx512_bf16", "amx_bf16"} & instructions)
     return torch.bfloat16 if fast else torch.float32
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """A dtype by its name, or the fastest one for "auto"."""
     return fastest_dtype(device) if name == "auto" else getattr(torch, name)
 
 
-def find_instructions() -> set[str]:
-    """The names of the processor's instruction sets, as torch has them."""
-    return {name for name, present in torch.cpu.get_capabilities().items() if present is True}
-
-
-def list_stops(model: PreTrainedModel) -> list[int]:
+def model_eos_ids(model: PreTrainedModel) -> list[int]:
     """The token ids that end a text by the model's own generation defaults; none, one or several there."""
-    stops = model.generation_config.eos_token_id
-    if stops is None:
+    found = model.generation_config.eos_token_id
+    if found is None:
         return []
-    return stops if isinstance(stops, list) else [stops]
+    return found if isinstance(found, list) else [found]
 
 
-def find_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The token ids that end a draft: an adapter opened with plain PEFT has its base's, which lack the end tag."""
-    return {tokenizer.eos_token_id, *list_stops(model)} - {None}
+    return {tokenizer.eos_token_id, *model_eos_ids(model)} - {None}
 
 
 def context_length(model: PreTrainedModel) -> int:
@@ -138,23 +300,53 @@ def context_length(model: PreTrainedModel) -> int:
     return model.config.get_text_config().max_position_embeddings
 
 
-def fingerprint(name: str, revision: str | None) -> str | None:
+def compute_fingerprint(name: str, revision: str | None = None) -> str | None:
     """
     One SHA-256 over a base's tensors, whatever files they are split into; None where they are not in safetensors.
 
-    Training records it, and merging refuses a base that has another.
+    Training records it, and loading an adapter refuses a base that has another. The hash of files that have not
+    changed since, by path, size and time, is remembered: a start does not read gigabytes twice.
     """
     folder = Path(cached_file(name, "config.json", revision=revision)).parent
-    shards = [safe_open(path, framework="pt") for path in sorted(folder.glob("model*.safetensors"))]
+    paths = sorted(folder.glob("model*.safetensors"))
+    if not paths:
+        return None
+    key = json.dumps([[os.path.realpath(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths])
+    remembered = read_fingerprints()
+    if key not in remembered:
+        remembered[key] = hash_tensors(paths)
+        with suppress(OSError):  # a home that cannot be written to is no reason to fail
+            fingerprints_path().parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(fingerprints_path(), json.dumps(remembered, indent=1) + "\n")
+    return remembered[key]
+
+
+def fingerprints_path() -> Path:
+    """Where fingerprints are remembered on this machine."""
+    return Path(constants.HF_HOME) / FINGERPRINTS
+
+
+def read_fingerprints() -> dict[str, str]:
+    """The fingerprints remembered so far; none where the file is damaged or missing."""
+    try:
+        found = json.loads(fingerprints_path().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def hash_tensors(paths: Sequence[Path]) -> str:
+    """The SHA-256 over all tensors of these files, by name, type, shape and bytes."""
+    shards = [safe_open(path, framework="pt") for path in paths]
     tensors = {key: shard for shard in shards for key in shard.keys()}  # noqa: SIM118 (a shard is no dict)
     digest = hashlib.sha256()
     for key in sorted(tensors):
         update_digest(digest, key, tensors[key].get_tensor(key))
-    return digest.hexdigest() if tensors else None
+    return digest.hexdigest()
 
 
-def weights_digest(model: PreTrainedModel) -> str:
-    """What makes a loaded model's drafts its own: its weights, to the bit; 16 hexadecimal digits."""
+def hash_weights(model: PreTrainedModel) -> str:
+    """16 hexadecimal digits for a loaded model's weights, to the bit: drafts on disk belong to one model."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         update_digest(digest, name, tensor.cpu().contiguous())

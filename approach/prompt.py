@@ -4,7 +4,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from approach.files import first_line
+from approach.errors import first_line, user_errors
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -104,3 +104,11 @@ def differences_from_training(problem: str) -> list[str]:
     if sentences > 1:
         found.append(f"{sentences} sentences: the model learned from problems of one")
     return found
+
+
+def load_tokenizer(name: str, argument: str, revision: str | None = None) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a folder or a Hub id; raises UserError that names `argument` where there is none."""
+    from transformers import AutoTokenizer  # slow to import, and most datasets are built without one
+
+    with user_errors(argument, name):
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)

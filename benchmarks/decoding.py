@@ -22,12 +22,12 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from approach.drafting.generation import Drafter
     from approach.evaluation.rows import Selection, load_rows
+    from approach.generation.generation import Drafter
 
     rows = Selection("validation", args.rows).take(load_rows(args.dataset_name, None, "validation"))
     specificity, behaviour = (
-        evaluate.load(str(ROOT / "metrics" / f"{name}.py")) for name in ("specificity", "behaviour")
+        evaluate.load(str(ROOT / "approach" / "metrics" / f"{name}.py")) for name in ("specificity", "behaviour")
     )
     weights = specificity.weigh([row["approach"] for row in load_rows(args.dataset_name, None, "train")])
     references, problems = ([row[name] for row in rows] for name in ("approach", "problem"))

@@ -29,7 +29,7 @@ def mark(draft: str, hits: list[str]) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
-    from approach.drafting.page import find_url
+    from approach.page.html import find_url
 
     lines = (args.scores / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]

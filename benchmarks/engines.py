@@ -43,8 +43,8 @@ def draft_with_transformers(
     args: argparse.Namespace, dtype: str, batch_size: int, decoding: str, attention: str | None = None
 ) -> tuple[int, float]:
     """Tokens and seconds as `evaluate_model.py` drafts; with a batch of one, one problem after the other."""
-    from approach.drafting.generation import Drafter
-    from approach.drafting.partial import PartialDrafts
+    from approach.generation.generation import Drafter
+    from approach.generation.partial import PartialDrafts
 
     drafter = Drafter(args.model, MAX_NEW_TOKENS, batch_size, dtype=getattr(torch, dtype))
     if attention:
@@ -92,7 +92,7 @@ class LlamaCpp:
 
     def draft(self, prompts: list[str], decoding: dict) -> list[list[int]]:
         """The new tokens of each prompt's draft."""
-        from approach.drafting.sampling import make_generator
+        from approach.generation.sampling import make_generator
 
         library = self.library
         randoms = [make_generator(seed, torch.device("cpu")) for seed in range(len(prompts))]
@@ -134,7 +134,7 @@ class LlamaCpp:
 
 def choose(scores: np.ndarray, ids: list[int], decoding: dict, random: torch.Generator) -> int:
     """The next token, chosen as `Drafter` does."""
-    from approach.drafting.sampling import RowSampler
+    from approach.generation.sampling import RowSampler
 
     scores, ids = torch.from_numpy(scores.copy())[None], torch.tensor([ids])
     scores = RepetitionPenaltyLogitsProcessor(decoding["repetition_penalty"])(ids, scores)
@@ -145,7 +145,7 @@ def choose(scores: np.ndarray, ids: list[int], decoding: dict, random: torch.Gen
 
 def draft_with_llama_cpp(args: argparse.Namespace, file: str, rows: int, decoding: str) -> tuple[int, float]:
     """Tokens and seconds in llama.cpp, `rows` problems at once."""
-    from approach.drafting.generation import DECODINGS
+    from approach.generation.generation import DECODINGS
 
     torch.set_num_threads(1)  # it only chooses tokens: more threads of its own would take the cores from llama.cpp
     prompts = read_prompts(args)

@@ -58,9 +58,9 @@ def main(args: argparse.Namespace) -> None:
             config = SFTConfig(str(folder / "out"), max_steps=100, max_length=512, bf16=False, use_cpu=True)
             trainer = SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
         else:
+            from approach.embeddings import add_tag_tokens, build_lora_config
+
             import train_sft
-            from approach.training.lora import lora_with_tag_rows
-            from approach.training.tag_rows import add_tags_with_rows
             from approach.training.trainer import ApproachTrainer
 
             recipe = ["--config", str(ROOT / "recipes/small_base_lora_fp32.yaml"), "--use_cpu", "true"]
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
             arguments = train_sft.parse_arguments([*recipe, *places, *more])
             script_args, training_args, model_args, run_args = arguments
             first.started = time.monotonic()
-            lora = lora_with_tag_rows(model, model_args, add_tags_with_rows(model, tokenizer))
+            lora = build_lora_config(model, model_args, add_tag_tokens(model, tokenizer))
             pairs = train_sft.load_pairs(script_args, training_args, run_args, tokenizer)
             trainer = ApproachTrainer(
                 model=model,

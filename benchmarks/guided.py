@@ -23,8 +23,8 @@ NUM_RESAMPLES = 10_000
 
 def draft_all(args: argparse.Namespace, problems, partial) -> tuple[list, dict[str, float]]:
     """The drafts of base and tuned models, and the seconds a draft; those of drafts found on disk mean nothing."""
-    from approach.drafting.generation import DECODINGS, Drafter
     from approach.evaluation.systems import SystemDrafts, base_prompts
+    from approach.generation.generation import DECODINGS, Drafter
 
     base = Drafter(args.base, args.max_new_tokens)
     prompts = base_prompts(base.tokenizer, problems.rows, problems.examples)[args.base_way]
@@ -47,17 +47,17 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
     from evaluate import load
 
-    from approach.drafting.partial import PartialDrafts
     from approach.evaluation import controls, significance
     from approach.evaluation.copying import describe_overlap
     from approach.evaluation.gates import describe_behaviour
     from approach.evaluation.rows import Selection, load_problems
     from approach.evaluation.systems import load_predictions
+    from approach.generation.partial import PartialDrafts
 
     selection = Selection("test", args.num_examples, tuple(args.id_range), args.draw_seed)
     problems = load_problems(args.dataset_name, None, selection, num_validation=1)
     names = ("specificity", "behaviour", "provenance")
-    metric, behaviour, provenance = (load(str(ROOT / "metrics" / f"{name}.py")) for name in names)
+    metric, behaviour, provenance = (load(str(ROOT / "approach" / "metrics" / f"{name}.py")) for name in names)
     entries, seconds = draft_all(args, problems, PartialDrafts(args.output_dir))
     entries += controls.draft_without_model(problems, metric) + load_predictions(args.predictions, problems.rows)[0]
 

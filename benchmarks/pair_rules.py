@@ -84,7 +84,9 @@ class Scorer:
 
     def __init__(self, corpus: list[str]):
         names = ("specificity", "behaviour")
-        self.specificity, self.behaviour = (evaluate.load(str(ROOT / "metrics" / f"{name}.py")) for name in names)
+        self.specificity, self.behaviour = (
+            evaluate.load(str(ROOT / "approach/metrics" / f"{name}.py")) for name in names
+        )
         self.terms = self.specificity.weigh(corpus)
 
     def score(self, drafts: list[list[dict]], bits: list, rows: list[dict], given: list[str]) -> tuple[dict, dict]:
@@ -118,6 +120,7 @@ class Scorer:
 def main(args: argparse.Namespace) -> None:
     from approach.drafting.generation import Drafter
     from approach.drafting.partial import PartialDrafts
+
     from approach.evaluation.bits import measure_bits
     from approach.evaluation.rows import Selection, load_rows
     from approach.prompt import make_prompt

@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> None:
 
     selection = Selection("test", args.num_examples, tuple(args.id_range), args.draw_seed)
     rows = selection.take(load_rows(args.dataset_name, None, "test"))
-    behaviour = evaluate.load(str(ROOT / "metrics" / "behaviour.py"))
+    behaviour = evaluate.load(str(ROOT / "approach" / "metrics" / "behaviour.py"))
     problems = [row["problem"] for row in rows]
 
     def show(name: str, drafts: list[tuple[str, bool]]) -> None:

@@ -30,11 +30,10 @@ def pad_with_labels(row: dict, pad_id: int, max_length: int) -> dict:
 
 def train(kind: str, args: argparse.Namespace, steps: int):
     """One run; returns the trainer and `{step: (validation loss, training loss as logged)}`."""
+    from approach.embeddings import add_tag_tokens, build_lora_config
     from transformers import TrainerCallback
 
     from approach.training.base import load_base
-    from approach.training.lora import lora_with_tag_rows
-    from approach.training.tag_rows import add_tags_with_rows
     from approach.training.trainer import ApproachTrainer
 
     class EvaluateAt(TrainerCallback):
@@ -47,7 +46,7 @@ def train(kind: str, args: argparse.Namespace, steps: int):
         quiet = ["--output_dir", folder, "--save_strategy", "no", "--eval_steps", "100000", "--use_cpu", "true"]
         script_args, training_args, model_args, run_args = train_sft.parse_arguments([*recipe, *places, *quiet])
         model, tokenizer = load_base(model_args)
-        lora = lora_with_tag_rows(model, model_args, add_tags_with_rows(model, tokenizer))
+        lora = build_lora_config(model, model_args, add_tag_tokens(model, tokenizer))
         pairs = train_sft.load_pairs(script_args, training_args, run_args, tokenizer)
         rows = pairs.train
         if kind == "labels on padding":

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 def load_metric():
     """The metric's module, whose `list_terms` is replaced."""
-    spec = spec_from_file_location("specificity", ROOT / "metrics" / "specificity.py")
+    spec = spec_from_file_location("specificity", ROOT / "approach" / "metrics" / "specificity.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
     from nupunkt import sent_tokenize
 
     from approach.evaluation.rows import Selection, load_rows
-    from approach.neighbours import Neighbours
+    from approach.retrieval import BM25Index
 
     metric = load_metric()
     train, rows = (
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
         Selection("validation", 300).take(load_rows(args.dataset_name, None, "validation")),
     )
     problems, corpus = [row["problem"] for row in rows], [row["approach"] for row in train]
-    hits = Neighbours([row["problem"] for row in train]).nearest(problems, 1)
+    hits = BM25Index([row["problem"] for row in train]).nearest(problems, 1)
     nearest = [corpus[hit[0][0]] if hit else "" for hit in hits]
     sentences = [sent_tokenize(row["approach"]) for row in rows]
     own, references = ([" ".join(parts[start::2]) for parts in sentences] for start in (0, 1))

@@ -52,7 +52,7 @@ def list_attentions(model: PreTrainedModel, *names: str) -> dict[str, Callable]:
 
 
 def compare_drafting(model: PreTrainedModel, rows: int, seen: int, ways: Mapping[str, Callable], turns: int) -> None:
-    from approach.drafting.cache import make_cache
+    from approach.generation.cache import make_cache
 
     ids, cache = torch.randint(5, 40_000, (rows, seen)), make_cache()
     with torch.inference_mode():
@@ -83,7 +83,7 @@ def compare_training(name: str, dtype: torch.dtype, turns: int) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from approach.drafting.cache import ONE_TOKEN
+    from approach.generation.cache import ONE_TOKEN
     from approach.models import fastest_dtype
 
     dtype = fastest_dtype(torch.device("cpu"))

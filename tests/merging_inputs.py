@@ -5,10 +5,10 @@ import json
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from approach.files import write_json
+from approach.embeddings import add_tag_tokens
 from approach.merging.merge import save_model, set_generation_defaults
 from approach.prompt import END_TAG
-from approach.training.tag_rows import add_tags_with_rows
+from approach.storage import write_json
 from merge_and_push import MergeArguments, main
 
 
@@ -54,7 +54,7 @@ def make_whole(base, folder):
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.mul_(20 if "proj" in name else 1)
-    add_tags_with_rows(model, tokenizer)
+    add_tag_tokens(model, tokenizer)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     tokenizer.eos_token = END_TAG
     set_generation_defaults(model, tokenizer)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import make_base
 
+from approach.errors import UserError
 from approach.models import load_model
 
 
@@ -23,7 +24,7 @@ def moved(trained, tmp_path):
 
 def test_a_named_base_gives_the_same_weights_as_the_adapters_own(trained, moved, base):
     own, _ = load_model(str(trained.adapter), "--model_name_or_path")
-    with pytest.raises(SystemExit, match="gone"):
+    with pytest.raises(UserError, match="gone"):
         load_model(str(moved), "--model_name_or_path")
     named, _ = load_model(str(moved), "--model_name_or_path", base=str(base))
     assert own.state_dict().keys() == named.state_dict().keys()
@@ -38,14 +39,14 @@ def test_a_merged_model_has_no_use_for_a_base(merged, tmp_path):
 def test_a_wrong_base_ends_in_one_line(moved, base, tmp_path):
     other = make_base(tmp_path / "other", hidden_size=16)
     cases = {
-        tmp_path / "none": "--base_model_name_or_path .*none",
-        other: "adapter was not trained on --base_model_name_or_path .*other: its weights differ",
+        tmp_path / "none": "base .*none: .*name another with --base_model_name_or_path",
+        other: "base .*other is not the one that --model_name_or_path .* was trained on, base: its weights differ",
     }
     for wrong, message in cases.items():
-        with pytest.raises(SystemExit, match=message) as ending:
+        with pytest.raises(UserError, match=message) as ending:
             load_model(str(moved), "--model_name_or_path", base=str(wrong))
         assert "\n" not in str(ending.value)
     (moved / "run.json").unlink()  # an adapter of which nobody recorded what it was trained on
-    with pytest.raises(SystemExit, match="other: their sizes differ") as ending:
+    with pytest.raises(UserError, match="other: their sizes differ") as ending:
         load_model(str(moved), "--model_name_or_path", base=str(other))
     assert "\n" not in str(ending.value)

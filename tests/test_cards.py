@@ -11,6 +11,7 @@ from merging_inputs import make_scores, merge
 from publishing import contents
 
 from approach.cards import dataset_card, escape_html, model_card, write_model_card
+from approach.errors import UserError
 from approach.merging.publication import stage_adapter
 from approach.prompt import TAGS
 from merge_and_push import MergeArguments
@@ -97,10 +98,10 @@ def test_the_merge_takes_the_licences_from_base_and_dataset(trained, base, datas
 def test_records_that_are_not_ours_end_in_one_line(merged, tmp_path):
     folder = shutil.copytree(merged, tmp_path / "model")
     (tmp_path / "scores.json").write_text("{", encoding="utf-8")
-    with pytest.raises(SystemExit, match="scores.json cannot be read as JSON"):
+    with pytest.raises(UserError, match="scores.json cannot be read as JSON"):
         write_model_card(folder, "alice/model", str(tmp_path))
     (tmp_path / "scores.json").write_text('{"systems": {"a": {"bleu": 1}}}', encoding="utf-8")
-    with pytest.raises(SystemExit, match="its records are not as our scripts write them"):
+    with pytest.raises(UserError, match="its records are not as our scripts write them"):
         write_model_card(folder, "alice/model", str(tmp_path))
     assert contents(folder) == contents(merged)
     with pytest.raises(ValueError, match="--scores .*model holds no scores.json"):
@@ -111,7 +112,8 @@ def test_a_full_disk_while_the_card_is_written_leaves_the_model_as_it_was(merged
     folder, scores = shutil.copytree(merged, tmp_path / "model"), make_scores(tmp_path / "scores")
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))"
     program = f"{limited}; import pathlib; from approach.cards import write_model_card as write"
-    program += f"; write(pathlib.Path({str(folder)!r}), 'a/b', {str(scores)!r})"
+    program += "; from approach.errors import run_script"
+    program += f"; run_script(lambda: write(pathlib.Path({str(folder)!r}), 'a/b', {str(scores)!r}))"
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert_one_clear_line(result, 1, f"{folder / 'scores.json'} cannot be written", "The folder is as it was")

@@ -7,6 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from approach.dataset import load_split
+from approach.errors import UserError
 
 COLUMNS = ("id", "problem", "prompt", "completion")
 ROWS = [{name: f"{name} {i}" for name in COLUMNS} for i in range(3)]
@@ -20,10 +21,10 @@ def write(folder, rows: list[dict] | pa.Table, split: str = "train"):
 
 
 def fails(folder, split: str = "train") -> str:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError) as ended:
         load_split(str(folder), split, COLUMNS)
-    assert ended.value.code.startswith(f"--dataset_name {folder}") and "\n" not in ended.value.code
-    return ended.value.code
+    assert str(ended.value).startswith(f"--dataset_name {folder}") and "\n" not in str(ended.value)
+    return str(ended.value)
 
 
 def test_a_split_is_loaded_with_its_ids_as_texts(tmp_path):

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from hostile.bugs import BUGS
 from hostile.classes import CLASSES
 from hostile.tries import Case, add_stopped_run, attempt
 from hypothesis import HealthCheck, Phase, given, settings
@@ -26,9 +25,6 @@ QUICK = 2  # cases of each class whenever the tests are run
 # end with some 24 (races), 38 (links), 52 (inputs) and 60 (code), and all together are over 2,000.
 LONG = {name: 95 for name in CLASSES} | {"numbers": 260, "resumes": 20, "disks": 80, "races": 60, "outputs": 150}
 SLOW = ("resumes",)  # needs a run to go on from
-FOUND_QUICKLY = ("numbers", "rows", "csv", "inputs", "races", "records", "predictions")
-FOUND_QUICKLY += ("problems", "markup", "names")
-
 pytestmark = [uploads, pytest.mark.skipif(os.name == "nt", reason="Windows has no fifos, and links ask for rights")]
 
 
@@ -95,18 +91,8 @@ def test_two_thousand_tries(kit_with_run, tmp_path, capsys):
         assert sum(tried.values()) >= 2000 and min(tried.values()) >= 20
 
 
-def test_every_class_has_a_bug_to_find_and_a_number_of_tries():
-    assert BUGS.keys() == CLASSES.keys() == LONG.keys() and sum(LONG.values()) >= 2000 and min(LONG.values()) >= 20
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name not in FOUND_QUICKLY else []) for name in BUGS]
-)
-def test_the_tries_find_a_bug_that_is_put_back(name, request, tmp_path, monkeypatch):
-    kit = request.getfixturevalue("kit_with_run" if name in SLOW else "kit")
-    BUGS[name](monkeypatch)
-    tried, wrong = try_cases(name, 60, kit, tmp_path, stop_at_first=True)
-    assert wrong, f"{tried} tries found nothing"
+def test_every_class_has_a_number_of_tries():
+    assert CLASSES.keys() == LONG.keys() and sum(LONG.values()) >= 2000 and min(LONG.values()) >= 20
 
 
 def test_the_tests_that_docs_reliability_names_are_there():

@@ -9,10 +9,11 @@ from hub_server import Blob, Repo
 from huggingface_hub import HfApi
 from publishing import serve_hub, shown, uploads
 
+from approach import artifacts
 from approach import hub as room
 from approach.hub import PublishError, Repository, list_files, matches
 
-PATTERNS = (*room.MODEL_FILES, *room.RECORDS)
+PATTERNS = (*artifacts.MODEL_FILES, *artifacts.RECORDS)
 TOKEN = "hf_" + "a" * 34
 PART = "train-00000-of-00001-0123456789abcdef.parquet"
 
@@ -237,7 +238,7 @@ def test_patterns_choose_files_of_the_folder_they_name(tmp_path):
 
     weights = ["model-00001-of-00002.safetensors", "model.safetensors"]
     assert found(*PATTERNS) == ["README.md", "build_report.json", *weights, "run.json", "samples.jsonl"]
-    assert found(*room.DATASET_FILES) == ["README.md", "build_report.json", f"data/{PART}"]
+    assert found(*artifacts.DATASET_FILES) == ["README.md", "build_report.json", f"data/{PART}"]
     assert found("run.*", "run.json", "none") == ["run.json"]
 
 
@@ -266,7 +267,7 @@ def test_a_repository_of_others_is_refused_and_keeps_its_files_when_written_to(h
         api.upload_file(path_or_fileobj=b"theirs", path_in_repo=name, repo_id="alice/model", repo_type=kind)
     before, num_uploads = shown(hub, kind=kind), len(hub.repo(kind, "alice/model").uploads)
     folder = make_folder(tmp_path / "model")
-    options = {"kind": kind, "replaces": (*PATTERNS, *room.DATASET_FILES)}
+    options = {"kind": kind, "replaces": (*PATTERNS, *artifacts.DATASET_FILES)}
     words = "^the repository holds files that none of these scripts published .*rows.csv.*or add --hub_overwrite"
     with pytest.raises(PublishError, match=words):
         publish(folder, **options)

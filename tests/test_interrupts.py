@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from hostile.tries import OUTPUT, WHOLE, command, look
-from test_stopping import assert_stopped, measure, press_after
+from test_errors import assert_stopped, measure, press_after
 
 NUM_MOMENTS = 15
 SECONDS = 5

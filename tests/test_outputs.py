@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from approach.outputs import Output, disk_errors_in_one_line, known_by, known_by_text
+from approach.errors import UserError, run_script
+from approach.storage import Output, contains_files, contains_text
 
 
 def make_output(path: Path, overwrite: bool = False, **inputs: object) -> Output:
     inputs = {f"--{name}": value for name, value in inputs.items()}
-    return Output(str(path), "run", overwrite, known_by("run.json"), inputs)
+    return Output(str(path), "run", overwrite, contains_files("run.json"), inputs, save_beside=True)
 
 
 def make_file(path: Path, overwrite: bool = False, **inputs: object) -> Output:
     inputs = {f"--{name}": value for name, value in inputs.items()}
-    return Output(str(path), "drafts", overwrite, known_by_text("ours"), inputs, argument="--output", is_file=True)
+    return Output(str(path), "drafts", overwrite, contains_text("ours"), inputs, argument="--output", is_file=True)
 
 
 def make_run(folder: Path, text: str = "old") -> Path:
@@ -30,7 +31,7 @@ def make_run(folder: Path, text: str = "old") -> Path:
 
 
 def write(output: Output, text: str = "new") -> None:
-    with output.written_whole() as new:
+    with output.staging() as new:
         (new if output.is_file else new / "run.json").write_text(text, encoding="utf-8")
 
 
@@ -44,7 +45,7 @@ def read(folder: Path) -> str:
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     output = make_output(tmp_path / "deep" / "run", overwrite=True)
-    with pytest.raises(KeyboardInterrupt), output.written_whole() as new:
+    with pytest.raises(KeyboardInterrupt), output.staging() as new:
         (new / "half").touch()
         raise KeyboardInterrupt
     assert names(tmp_path / "deep") == []
@@ -69,10 +70,10 @@ def test_a_folder_is_free_when_empty_or_ours_and_overwritten(tmp_path):
     make_output(folder).check()
     (folder / "notes.txt").touch()
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="--output_dir .*output is not empty and holds no run of this script"):
+        with pytest.raises(UserError, match="--output_dir .*output is not empty and holds no run of this script"):
             make_output(folder, overwrite).check()
     (folder / "run.json").touch()
-    with pytest.raises(ValueError, match="is not empty: choose another or add --overwrite"):
+    with pytest.raises(UserError, match="is not empty: choose another or add --overwrite"):
         make_output(folder).check()
     make_output(folder, overwrite=True).check()
     assert names(tmp_path) == ["output"] and names(folder) == ["notes.txt", "run.json"]
@@ -83,12 +84,12 @@ def test_a_file_is_free_when_absent_or_ours_and_overwritten(tmp_path):
     make_file(path).check()
     for text, message in (("thesis", "holds no drafts of this script"), ("ours", "is there already: .*--overwrite")):
         path.write_text(text, encoding="utf-8")
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             make_file(path).check()
     write(make_file(path, overwrite=True))
     assert path.read_text(encoding="utf-8") == "new" and names(tmp_path) == ["drafts.jsonl"]
     path.write_bytes(b"\xff thesis")
-    with pytest.raises(ValueError, match="holds no drafts of this script"):
+    with pytest.raises(UserError, match="holds no drafts of this script"):
         make_file(path, overwrite=True).check()
 
 
@@ -123,7 +124,7 @@ def test_what_cannot_be_replaced_is_refused_before_the_work(make, name, message,
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "mount")
     monkeypatch.chdir(here)
     before = names(here)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make(name, overwrite=True).check()
     assert names(here) == before
 
@@ -134,7 +135,7 @@ def test_a_read_only_folder_is_refused_before_the_work(make, tmp_path, monkeypat
         raise OSError(errno.EROFS, "Read-only file system", str(tmp_path))
 
     monkeypatch.setattr("tempfile.mkdtemp", refuse)
-    with pytest.raises(ValueError, match=r"--output\w* .*out cannot be written: Read-only file system \("):
+    with pytest.raises(UserError, match=r"--output\w* .*out cannot be written: Read-only file system \("):
         make(tmp_path / "deep" / "out").check()
     assert names(tmp_path) == [], "no folder was made only to ask"
 
@@ -159,13 +160,13 @@ def test_an_output_that_holds_an_input_is_refused(tmp_path):
         str(adapter),
         ["user/name", str(run / "part[1]")],
     ):
-        with pytest.raises(ValueError, match=r"run is or holds --source .*, which this run reads: choose another"):
+        with pytest.raises(UserError, match=r"run is or holds --source .*, which this run reads: choose another"):
             make_output(run, overwrite=True, source=name).check()
     for name in (None, "user/name", str(tmp_path), str(tmp_path / "*.jsonl"), []):
         make_output(run, overwrite=True, source=name).check()
     problems = tmp_path / "problems.txt"
     problems.write_text("ours", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"problems.txt is or holds --problems"):
+    with pytest.raises(UserError, match=r"problems.txt is or holds --problems"):
         make_file(problems, overwrite=True, problems=str(problems)).check()
 
 
@@ -176,17 +177,20 @@ def test_two_runs_into_one_new_folder_both_keep_their_result(tmp_path, capsys):
     second.check()
     write(first, "first")
     with pytest.raises(
-        SystemExit, match=r"run is left as it is \(it has changed .*: the run of this run is in .*run-2"
+        UserError, match=r"run is left as it is \(it has changed .*: the run of this run is in .*run-2"
     ):
         write(second, "second")
     assert names(tmp_path) == ["run", "run-2"]
     assert (read(tmp_path / "run"), read(tmp_path / "run-2")) == ("first", "second")
-    with pytest.raises(SystemExit, match="run-3"):
+    with pytest.raises(UserError, match="run-3"):
         write(second, "third")
-    write(make_file(tmp_path / "drafts.v1.jsonl"), "first")
-    with pytest.raises(SystemExit, match=r"drafts\.v1-2\.jsonl"):
-        write(make_file(tmp_path / "drafts.v1.jsonl"), "second")
-    assert (tmp_path / "drafts.v1.jsonl").read_text(encoding="utf-8") == "first"
+
+
+def test_what_takes_no_hours_is_not_kept_beside(tmp_path):
+    write(make_file(tmp_path / "drafts.jsonl"), "first")
+    with pytest.raises(UserError, match=r"drafts.jsonl is left as it is \(it has changed .*\): nothing written"):
+        write(make_file(tmp_path / "drafts.jsonl"), "second")
+    assert (tmp_path / "drafts.jsonl").read_text(encoding="utf-8") == "first" and names(tmp_path) == ["drafts.jsonl"]
 
 
 @pytest.mark.parametrize("fails", ["moving the old one aside", "moving the new one in"])
@@ -200,7 +204,7 @@ def test_a_place_that_cannot_be_given_away_keeps_the_old_and_the_new(fails, tmp_
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(SystemExit, match=r"run is left as it is \(Device or resource busy\): .* is in .*run-2"):
+    with pytest.raises(UserError, match=r"run is left as it is \(Device or resource busy\): .* is in .*run-2"):
         write(make_output(run, overwrite=True))
     assert names(tmp_path) == ["run", "run-2"] and (read(run), read(tmp_path / "run-2")) == ("old", "new")
 
@@ -232,29 +236,28 @@ def test_a_disk_error_ends_in_one_line_and_keeps_what_was_there(make, number, tm
     else:
         path.write_text("ours", encoding="utf-8")
     message = f"output: {os.strerror(number)}: nothing written. Run the same command again"
-    with pytest.raises(SystemExit, match=message), make(path, overwrite=True).written_whole() as new:
+    with pytest.raises(UserError, match=message), make(path, overwrite=True).staging() as new:
         (new if new.is_dir() else new.parent).joinpath("half").touch()
         raise OSError(number, os.strerror(number))
     assert names(tmp_path) == ["output"]
     assert (read(path) if path.is_dir() else path.read_text(encoding="utf-8")) in ("old", "ours")
 
 
-def test_other_disk_errors_of_a_script_end_in_one_line_and_bugs_do_not():
-    @disk_errors_in_one_line()
+def test_other_disk_errors_of_a_script_end_in_one_line_and_bugs_do_not(capsys):
     def fail(number):
         raise OSError(number, os.strerror(number), "shard-1")
 
     with pytest.raises(SystemExit, match=r"No space left on device \(shard-1\): stopped"):
-        fail(errno.ENOSPC)
+        run_script(lambda: fail(errno.ENOSPC))
     with pytest.raises(FileNotFoundError):
-        fail(errno.ENOENT)
+        run_script(lambda: fail(errno.ENOENT))
 
 
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from approach.outputs import Output, known_by
-output = Output(sys.argv[1], "run", True, known_by("run.json"), {})
+from approach.storage import Output, contains_files
+output = Output(sys.argv[1], "run", True, contains_files("run.json"), {})
 output.check()
 if sys.argv[2] == "between":
     rename = Path.rename
@@ -263,7 +266,7 @@ if sys.argv[2] == "between":
             print("writing", flush=True); time.sleep(60)
         return rename(path, target)
     Path.rename = stop
-with output.written_whole() as new:
+with output.staging() as new:
     (new / "run.json").write_text("new", encoding="utf-8")
     if sys.argv[2] == "within":
         print("writing", flush=True); time.sleep(60)
@@ -311,6 +314,6 @@ def test_an_old_output_that_a_kill_left_aside_is_put_back(tmp_path):
     killed.kill()
     killed.communicate()
     assert not run.exists()
-    with pytest.raises(ValueError, match="is not empty: choose another or add --overwrite"):
+    with pytest.raises(UserError, match="is not empty: choose another or add --overwrite"):
         make_output(run).check()
     assert names(tmp_path) == ["[run]*"] and read(run) == "old"

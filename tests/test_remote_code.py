@@ -7,7 +7,8 @@ import pytest
 from conftest import training_arguments
 from merging_inputs import change_run, copy_adapter, merge
 
-from approach.data.pairs import load_tokenizer
+from approach.data.pairs import load_tokenizer_with_tags
+from approach.errors import UserError
 from approach.evaluation.statistics import load_metrics
 from approach.models import load_model
 from approach.training.base import load_base
@@ -43,7 +44,7 @@ def half_hostile(hostile, base):
 def refuses(load) -> None:
     import builtins
 
-    with pytest.raises(SystemExit, match="it brings code of its own, which is never run here"):
+    with pytest.raises(UserError, match="it brings code of its own, which is never run here"):
         load()
     assert not hasattr(builtins, "harmed")
 
@@ -86,7 +87,7 @@ def test_a_base_to_train(hostile, base, dataset, tmp_path, capsys):
 
 
 def test_a_tokenizer_to_count_with_and_an_encoder_to_score_with(hostile, base):
-    refuses(lambda: load_tokenizer(str(hostile)))
+    refuses(lambda: load_tokenizer_with_tags(str(hostile)))
     refuses(lambda: load_metrics(str(hostile), 2))
     shutil.copy(base / "config.json", hostile)
     refuses(lambda: load_metrics(str(hostile), 2))

@@ -13,8 +13,9 @@ from publishing import serve_hub, uploads
 import merge_and_push
 import prepare_dataset
 import train_sft
-from approach.merging.adapter import find_adapter_folder
-from approach.training.publishing import take_over_publishing
+from approach.errors import UserError
+from approach.models import find_adapter_folder
+from approach.training.publishing import split_hub_arguments
 from approach.training.run_record import describe_setup
 
 TOKEN = "hf_" + "a" * 34
@@ -107,7 +108,7 @@ def train_and_push(strategy):
     def push(inputs, *flags):
         words = ("--push_to_hub", "true", "--hub_model_id", REPO, "--hub_strategy", strategy, *flags)
         _, training_args, _, run_args = training_arguments(inputs.base, inputs.dataset, inputs.adapter, *words)
-        publisher, _ = take_over_publishing(training_args, **run_args.describe_consent())
+        publisher, _ = split_hub_arguments(training_args, **run_args.hub_options())
         checkpoint = shutil.copytree(inputs.adapter, inputs.folder / "checkpoint-4", symlinks=True)
         (checkpoint / "progress.json").write_text("{}", encoding="utf-8")
         publisher.publish_checkpoint(checkpoint, 4)
@@ -143,7 +144,7 @@ def whole_model(merged):
 @uploads
 def test_no_way_leads_to_a_public_repository_unasked(hub, inputs, way, capsys):
     _, _, repository = make_target(hub, way, private=False)
-    with pytest.raises(SystemExit, match="the repository is public: add --public to publish there all the same"):
+    with pytest.raises(UserError, match="the repository is public: add --public to publish there all the same"):
         WAYS[way](inputs)
     assert len(repository.commits) == 1 and not repository.uploads
 
@@ -156,7 +157,7 @@ def test_no_way_leads_to_a_repository_of_others_unasked(hub, inputs, way):
     api.upload_file(path_in_repo="README.md", **theirs)
     api.upload_file(path_in_repo="data/rows.csv", **theirs)
     with pytest.raises(
-        SystemExit, match=r"holds files that none of these scripts published \(README.md, data/rows.csv"
+        UserError, match=r"holds files that none of these scripts published \(README.md, data/rows.csv"
     ):
         WAYS[way](inputs)
     assert len(repository.commits) == 3 and not repository.uploads
@@ -170,7 +171,7 @@ def test_no_way_leads_to_a_repository_of_others_unasked(hub, inputs, way):
 @uploads
 def test_no_way_lets_a_secret_out(hub, inputs, way, capsys):
     inputs.spoil_records()
-    with pytest.raises(SystemExit, match=r"holds a Hub token \(hf_a…\)"):
+    with pytest.raises(UserError, match=r"holds a Hub token \(hf_a…\)"):
         WAYS[way](inputs)
     assert all(len(repository.commits) == 1 for key, repository in hub.repos.items() if REPO in key)
 
@@ -180,7 +181,7 @@ def test_no_way_lets_a_secret_out(hub, inputs, way, capsys):
 def test_no_way_follows_a_link(hub, inputs, way, capsys):
     inputs.spoil_with_links()
     with pytest.raises(
-        SystemExit, match=r"(funnel|loss_curve).png is a symbolic link: put what it points to in its place"
+        UserError, match=r"(funnel|loss_curve).png is a symbolic link: put what it points to in its place"
     ):
         WAYS[way](inputs)
     assert not (inputs.folder / "new").exists(), "merging does not copy what the link points to"
@@ -198,7 +199,7 @@ def test_a_link_is_not_followed_on_a_file_system_without_links(hub, inputs, name
     monkeypatch.setattr("os.link", refuse)
     (inputs.adapter / name).rename(inputs.folder / name)
     (inputs.adapter / name).symlink_to(inputs.folder / name)
-    with pytest.raises(SystemExit, match=f"{name} is a symbolic link"):
+    with pytest.raises(UserError, match=f"{name} is a symbolic link"):
         push_trained(inputs)
     assert hub.repos == {}
 
@@ -239,6 +240,6 @@ def test_a_hub_that_keeps_an_adapter_back_is_told_in_plain_words(monkeypatch, st
     def refuse(*arguments, **options):
         raise Refusal(f"{status} Client Error. (Request ID: Root=1)")
 
-    monkeypatch.setattr("approach.merging.adapter.snapshot_download", refuse)
-    with pytest.raises(SystemExit, match=f"--adapter_path alice/adapter: .*: .*{words}"):
-        find_adapter_folder("alice/adapter")
+    monkeypatch.setattr("approach.models.snapshot_download", refuse)
+    with pytest.raises(UserError, match=f"--adapter_path alice/adapter: .*: .*{words}"):
+        find_adapter_folder("alice/adapter", "--adapter_path")

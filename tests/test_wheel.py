@@ -17,7 +17,7 @@ def installed(tmp_path_factory):
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
     )
     for name in tracked.stdout.splitlines():
-        if name.startswith(("approach/", "metrics/")) or name in ("pyproject.toml", "requirements.txt", "LICENSE"):
+        if name.startswith("approach/") or name in ("pyproject.toml", "requirements.txt", "LICENSE"):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -46,9 +46,8 @@ def test_the_tagger_of_roles_opens_from_an_installed_wheel(installed, tmp_path):
 def test_the_wheel_holds_rooms_templates_and_metrics(installed):
     for folder, pattern in (
         ("approach", "**/*.py"),
-        ("approach", "templates/*"),
+        ("approach", "templates/*.*"),
         ("approach", "*.crfsuite"),
-        ("metrics", "*.py"),
     ):
         names = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob(pattern)}
         assert names and not [name for name in names if not (installed / name).is_file()]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from approach.arguments import require_ranges
+from approach.arguments import check_ranges
 
 MIN_APPROACH_WORDS = {"first_sentence": 90, "roles": 30}  # without background and results an approach is shorter
 
@@ -87,7 +87,7 @@ class SplitArguments:
 
     def check_splits(self) -> None:
         """Raises ValueError where an argument is out of its range, or one is missing."""
-        require_ranges(
+        check_ranges(
             self,
             validation_fraction="[0, 0.5)",
             test_fraction="[0, 0.5)",

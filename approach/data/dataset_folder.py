@@ -10,8 +10,7 @@ from pyarrow.parquet import read_metadata
 
 from approach.cards import dataset_card
 from approach.data.pairs import COLUMNS, ROLE_COLUMNS
-from approach.files import hash_file, public_name, write_json
-from approach.outputs import Output
+from approach.storage import Output, hash_file, public_name, write_json
 
 # Left out of the report: the same dataset gets the same bytes wherever it is written or published.
 NOT_REPORTED = (
@@ -49,8 +48,8 @@ def make_report(arguments: dict, licence: str | None, findings: dict) -> dict:
 
 
 def write_dataset(splits: DatasetDict, report: dict, output: Output) -> None:
-    """Writes the whole folder or nothing; ends with one line on a full disk."""
-    with output.written_whole() as folder:
+    """Writes the whole folder or nothing; raises UserError on a full disk."""
+    with output.staging() as folder:
         (folder / "data").mkdir()
         columns = [*COLUMNS, *(ROLE_COLUMNS if "roles" in report else ())]
         files = {name: write_split(name, split.select_columns(columns), folder) for name, split in splits.items()}

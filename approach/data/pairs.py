@@ -7,13 +7,12 @@ import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from approach import loading
 from approach.data.arxiv import find_first_date, list_categories, read_mail_date
 from approach.data.role_fit import describe_fit, read_category
 from approach.data.role_pairs import choose_sentences
 from approach.data.sentences import SENTENCE_RULES
 from approach.data.sources import Columns
-from approach.prompt import TAGS, add_special_tokens, make_completion, make_prompt
+from approach.prompt import TAGS, add_special_tokens, load_tokenizer, make_completion, make_prompt
 from approach.roles import describe_confidence, load_tagger, name_role
 
 if TYPE_CHECKING:
@@ -206,14 +205,14 @@ def count_words(text: str) -> int:
     return len(text.split())
 
 
-def load_tokenizer(name: str | None) -> "PreTrainedTokenizerBase | None":
+def load_tokenizer_with_tags(name: str | None) -> "PreTrainedTokenizerBase | None":
     """
     The tokenizer to count lengths with, tags added as training adds them; None where none is named.
 
-    Ends with one line where there is no such tokenizer.
+    Raises UserError where there is no such tokenizer.
     """
     if name is None:
         return None
-    tokenizer = loading.load_tokenizer(name, "--tokenizer_name")
+    tokenizer = load_tokenizer(name, "--tokenizer_name")
     add_special_tokens(tokenizer)
     return tokenizer

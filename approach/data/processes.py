@@ -15,7 +15,7 @@ from datasets import Dataset, Features, concatenate_datasets, disable_progress_b
 from datasets.fingerprint import get_temporary_cache_files_directory
 from datasets.utils import tqdm
 
-from approach.files import first_line
+from approach.errors import first_line
 
 MIN_ROWS = 2000  # of a process: fewer take less time than its start
 

@@ -21,7 +21,7 @@ from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
 from approach.data.arxiv import find_first_date
-from approach.files import first_line
+from approach.errors import first_line
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
 OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")  # how UTF-16 and UTF-32 begin

@@ -1,7 +1,6 @@
 """The source: which files or which Hub dataset hold the abstracts, and in which columns."""
 
 import glob
-import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
 from approach.data.reading import Lines, build_dataset, count_lines, find_names
-from approach.files import first_line
+from approach.errors import UserError, first_line
 
 FILE_FORMATS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 ID_COLUMNS = ("id", "article_id")
@@ -59,7 +58,7 @@ def load_source(
     """
     Reads what `name` names: files, a folder or glob of them, or a Hub dataset with its config, revision and split.
 
-    A missing id column is looked for among ID_COLUMNS. Ends with one line where the source cannot be read or lacks a
+    A missing id column is looked for among ID_COLUMNS. Raises UserError where the source cannot be read or lacks a
     column.
     """
     licence, files = None, find_files(name)
@@ -74,9 +73,9 @@ def load_source(
             return read_files(name, files, columns)
         rows, columns = read_from_hub(name, columns, {"name": config, "revision": revision, "split": split})
     except DatasetGenerationError as error:
-        sys.exit(f"--dataset_name {name}: cannot be read: {first_line(error.__cause__ or error)}")
+        raise UserError(f"--dataset_name {name}: cannot be read: {first_line(error.__cause__ or error)}") from error
     except (ValueError, OSError) as error:
-        sys.exit(f"--dataset_name {name}: {first_line(error)}")
+        raise UserError(f"--dataset_name {name}: {first_line(error)}") from error
     return Source(name, rows, columns, revision, licence)
 
 
@@ -95,18 +94,18 @@ def file_format(path: str) -> str | None:
 
 
 def require_hub_id(name: str) -> None:
-    """Ends with one line where a name that names no data file is no Hub id either."""
+    """Raises UserError where a name that names no data file is no Hub id either."""
     exists = Path(name).exists()
     if exists or file_format(name) or name.count("/") > 1:
         found = "no file to read: expected one of" if exists else "no such file; expected a Hub id or"
-        sys.exit(f"--dataset_name {name}: {found} {', '.join(FILE_FORMATS)}")
+        raise UserError(f"--dataset_name {name}: {found} {', '.join(FILE_FORMATS)}")
 
 
 def read_files(name: str, files: list[str], columns: Columns) -> Source:
-    """The needed columns of files; ends with one line where their formats differ, raises as `build_dataset`."""
+    """The needed columns of files; raises UserError where their formats differ, raises as `build_dataset`."""
     kinds = sorted({file_format(path) for path in files})
     if len(kinds) > 1:
-        sys.exit(f"--dataset_name {name}: files of several formats ({', '.join(kinds)}); name one with a glob")
+        raise UserError(f"--dataset_name {name}: files of several formats ({', '.join(kinds)}); name one with a glob")
     columns = find_columns(name, columns, find_names(files, kinds[0]))
     texts = [*columns.texts, columns.category] if columns.category else columns.texts  # may be lists, too
     rows = build_dataset(files, kinds[0], columns.wanted, texts)
@@ -128,7 +127,7 @@ def read_from_hub(name: str, columns: Columns, place: dict) -> tuple[Dataset, Co
 
 
 def find_columns(name: str, columns: Columns, names: list[str]) -> Columns:
-    """`columns` with what was left open found among `names`; ends with one line where a column is missing."""
+    """`columns` with what was left open found among `names`; raises UserError where a column is missing."""
     if columns.texts == ["abstract"] and "abstract" not in names and "abstract_text" in names:
         columns = replace(columns, abstract="abstract_text")  # the arXiv corpus's first format
     if columns.id is None:
@@ -136,5 +135,5 @@ def find_columns(name: str, columns: Columns, names: list[str]) -> Columns:
     if columns.category:
         columns = replace(columns, category=next((column for column in CATEGORY_COLUMNS if column in names), None))
     if missing := [column for column in columns.wanted if column not in names]:
-        sys.exit(f"--dataset_name {name}: no column {', '.join(missing)}; it has {', '.join(names)}")
+        raise UserError(f"--dataset_name {name}: no column {', '.join(missing)}; it has {', '.join(names)}")
     return columns

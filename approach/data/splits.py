@@ -1,6 +1,5 @@
 """From a source to train, validation and test, which share no near duplicates, and the counts for the report."""
 
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from approach.data.pairs import CATEGORY_REASON, COLUMNS, DROP_REASONS, ROLE_REA
 from approach.data.processes import map_rows
 from approach.data.role_fit import describe_source
 from approach.data.sources import Source
-from approach.files import first_line
+from approach.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,7 +50,7 @@ def build_splits(
     Cuts, filters and splits a source; returns the splits and what `build_report.json` says of them.
 
     The splits have more columns than the dataset: what is known of each row, for the card. `check_leakage` measures
-    the highest similarity that is left across splits. Ends with one line where no row is left for train.
+    the highest similarity that is left across splits. Raises UserError where no row is left for train.
     """
     findings: dict = {"csv": asdict(source.lines)} if source.lines else {}
     rows = build_pairs(source, pair_rules, tokenizer, num_proc)
@@ -69,7 +68,9 @@ def build_splits(
     funnel["near_copy_of_earlier_year"] = len(dropped)
     if not len(chosen["train"]):
         counts = ", ".join(f"{funnel[reason]:,} {reason}" for reason in DROP_REASONS if funnel[reason])
-        sys.exit(f"--dataset_name {source.name}: of {len(source.rows):,} rows none is left for train ({counts})")
+        raise UserError(
+            f"--dataset_name {source.name}: of {len(source.rows):,} rows none is left for train ({counts})"
+        )
     kept = sum(map(len, chosen.values()))
     unasked = {*(() if pair_rules.by_roles else ROLE_REASONS), *(() if pair_rules.categories else (CATEGORY_REASON,))}
     reasons = [reason for reason in DROP_REASONS if reason not in unasked]
@@ -87,13 +88,13 @@ def build_splits(
 def build_pairs(
     source: Source, rules: PairRules, tokenizer: "PreTrainedTokenizerBase | None", num_proc: int
 ) -> Dataset:
-    """A pair for each row, those included that are to be dropped; ends with one line at an unusable id."""
+    """A pair for each row, those included that are to be dropped; raises UserError at an unusable id."""
     features = ROLE_FEATURES if rules.by_roles else None
     options = {"features": features, "columns": source.columns, "rules": rules, "tokenizer": tokenizer}
     try:
         return map_rows(source.rows, build_rows, num_proc, "Cutting abstracts into pairs", **options)
     except ValueError as error:
-        sys.exit(f"--dataset_name {source.name}: {first_line(error)}")
+        raise UserError(f"--dataset_name {source.name}: {first_line(error)}") from error
 
 
 def drop_rows(rows: Dataset) -> tuple[Dataset, Counter]:

@@ -14,9 +14,9 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
-from approach.drafting.cache import count_shared, read_beginning, repeat_rows
-from approach.drafting.generation import Drafter
-from approach.drafting.partial import PartialDrafts
+from approach.generation.cache import count_shared, read_beginning, repeat_rows
+from approach.generation.generation import Drafter
+from approach.generation.partial import PartialDrafts
 from approach.models import context_length
 
 NUM_PERMUTATIONS = 5

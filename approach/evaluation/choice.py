@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import evaluate
 import numpy as np
 
-from approach.drafting.generation import UNGUIDED, Draft
 from approach.evaluation.bits import Bits, bits_per_byte, measure_bits
 from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
 from approach.evaluation.rows import Problems
 from approach.evaluation.systems import Drafting, Recipe, base_prompts
+from approach.generation.generation import UNGUIDED, Draft
 
 
 @dataclass(frozen=True)

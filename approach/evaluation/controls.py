@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import evaluate
 
-from approach.drafting.generation import Draft
 from approach.evaluation.rows import Problems
 from approach.evaluation.systems import SystemDrafts, without_model
-from approach.neighbours import Neighbours
+from approach.generation.generation import Draft
+from approach.retrieval import BM25Index
 
 NEAREST = "nearest training approach"
 RANDOM = "random training approach"
@@ -24,7 +24,7 @@ def draft_without_model(problems: Problems, specificity: evaluate.Metric) -> lis
     train = [row["approach"] for row in problems.train]
     near = [
         [train[row] for row, _ in hits]
-        for hits in Neighbours([row["problem"] for row in problems.train]).nearest(asked, k=NUM_NEAREST)
+        for hits in BM25Index([row["problem"] for row in problems.train]).nearest(asked, k=NUM_NEAREST)
     ]
     texts_by_system = {
         "problem copied": asked,

@@ -1,14 +1,14 @@
 """What drafts share with the training rows that a run saw, beside what references and unseen rows share with them."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import evaluate
 
+from approach.artifacts import read_run
+from approach.errors import UserError
 from approach.evaluation.systems import SystemDrafts
-from approach.files import read_run
 
 NUM_WORST = 10
 
@@ -26,7 +26,7 @@ def read_rows_seen(model: str, train: list[dict]) -> RowsSeen:
     """
     The rows that a model was trained on, by the ids in the `run.json` of its folder.
 
-    Without such a record all rows are taken as seen. Ends with one line where the ids are of another dataset.
+    Without such a record all rows are taken as seen. Raises UserError where the ids are of another dataset.
     """
     path, dataset = Path(model) / "run.json", read_run(Path(model)).get("dataset", {})
     if "ids" not in dataset:
@@ -36,7 +36,7 @@ def read_rows_seen(model: str, train: list[dict]) -> RowsSeen:
     ids = [str(row_id) for row_id in dataset["ids"]]
     by_id = {row["id"]: row for row in train}
     if missing := [row_id for row_id in ids if row_id not in by_id]:
-        sys.exit(
+        raise UserError(
             f"{path} is of another dataset: {len(missing)} of the {len(ids)} rows trained on are not in the training "
             f"split of --dataset_name ({missing[0]!r} is the first)"
         )

@@ -4,8 +4,8 @@ from approach.evaluation.bits import Bits, join_models, measure_bits
 from approach.evaluation.choice import Choice
 from approach.evaluation.rows import Problems
 from approach.evaluation.systems import TUNED, Drafting, Recipe, SystemDrafts, base_prompts
-from approach.files import public_name
 from approach.prompt import make_prompt
+from approach.storage import public_name
 
 EMPTY_ROW = {"problem": "", "prompt": make_prompt("")}
 

@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from accelerate import PartialState
 
+from approach.errors import UserError
 from approach.evaluation.choice import Choice
 from approach.evaluation.controls import NEAREST
 from approach.evaluation.systems import TUNED, Drafting
-from approach.files import read_json, write_json
+from approach.storage import read_json, write_json
 
 ALPHA = 0.01
 PLAN = "plan.json"
@@ -53,7 +53,7 @@ def keep_plan(plan: dict, folder: Path) -> None:
     """
     Writes the plan beside the drafts to come, on the main process.
 
-    Ends with one line where a run that was stopped had left drafts there that were made under another plan.
+    Raises UserError where a run that was stopped had left drafts there that were made under another plan.
     """
     state, path = PartialState(), folder / PLAN
     if state.is_main_process and not path.exists():
@@ -61,7 +61,7 @@ def keep_plan(plan: dict, folder: Path) -> None:
     state.wait_for_everyone()
     kept = read_json(path)
     if changed := [name for name in plan if kept.get(name) != json.loads(json.dumps(plan[name]))]:
-        sys.exit(
+        raise UserError(
             f"{path} says what a stopped run was to test, and this run differs in {', '.join(changed)}: give the same "
             f"arguments, or remove {folder} to start anew"
         )

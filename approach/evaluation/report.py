@@ -7,8 +7,9 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+from approach.errors import user_errors
 from approach.evaluation.plots import Dot, plot_dots, plot_lengths, plot_losses
-from approach.evaluation.records import list_shown, read_predictions, reading
+from approach.evaluation.records import list_shown, read_predictions
 from approach.evaluation.tables import (
     list_behaviour,
     list_choice,
@@ -19,7 +20,7 @@ from approach.evaluation.tables import (
     list_scores,
 )
 from approach.evaluation.verdict import describe_answer
-from approach.pages import PAGES
+from approach.templates import HTML_TEMPLATES
 
 NUM_RANDOM_CARDS = 3
 WORD = re.compile(r"[^\W\d_]+")
@@ -34,21 +35,24 @@ def build_page(scores_dir: Path, run_dir: Path | None, people: dict | None = Non
     """
     The page of the records in both folders, and of what `people` said if any did, as `describe_people` has it.
 
-    Ends with one line that names the file where one is damaged.
+    Raises UserError that names the file where one is damaged.
     """
-    with reading(scores_dir / "scores.json", "evaluate_model.py") as path:
+    path = scores_dir / "scores.json"
+    with user_errors(path, hint="; evaluate_model.py writes it"):
         scores = json.loads(path.read_text(encoding="utf-8"))
         values = describe_scores(scores)
         shown = list_shown(scores)
-    with reading(scores_dir / "predictions.jsonl", "evaluate_model.py") as path:
+    path = scores_dir / "predictions.jsonl"
+    with user_errors(path, hint="; evaluate_model.py writes it"):
         drafts = list_first_drafts(read_predictions(path), shown)
         values |= {"cards": choose_cards(drafts), "length_plot": plot_lengths(group_texts(drafts))}
     values |= {"run": None, "people": people}
     if run_dir is not None:
-        with reading(run_dir / "run.json", "train_sft.py") as path:
+        path = run_dir / "run.json"
+        with user_errors(path, hint="; train_sft.py writes it"):
             values["run"] = describe_run(json.loads(path.read_text(encoding="utf-8")))
-    with reading(scores_dir / "scores.json", "evaluate_model.py"):
-        return PAGES.get_template("report.html.jinja").render(values)
+    with user_errors(scores_dir / "scores.json", hint="; evaluate_model.py writes it"):
+        return HTML_TEMPLATES.get_template("report.html.jinja").render(values)
 
 
 def describe_scores(scores: dict) -> dict:

@@ -11,8 +11,7 @@ import numpy as np
 from approach.evaluation.plan import PLAN
 from approach.evaluation.statistics import RowStatistics
 from approach.evaluation.systems import SystemDrafts
-from approach.files import write_json
-from approach.outputs import Output
+from approach.storage import Output, write_json
 
 NUM_SAMPLES = 3
 TABLE = (("specificity", "specificity", 4, 27), ("new_term_f1", "new-term F1", 3, 22), ("rougeL", "ROUGE-L", 3, 22))
@@ -74,7 +73,7 @@ def choose_samples(drafts: Sequence[SystemDrafts], rows: list[dict], shown: Mapp
 
 def write_results(predictions: list[dict], scores: dict, plan: dict, output: Output) -> None:
     """Writes predictions.jsonl, scores.json and plan.json to a folder that appears whole or not at all."""
-    with output.written_whole() as partial:
+    with output.staging() as partial:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
         (partial / "predictions.jsonl").write_text(lines, encoding="utf-8")
         write_json(partial / "scores.json", scores)

@@ -1,10 +1,10 @@
 """The dataset's rows that an evaluation is about: those to draft for, and those that a system may look at."""
 
 import random
-import sys
 from dataclasses import dataclass
 
 from approach.dataset import load_split
+from approach.errors import UserError
 
 NUM_EXAMPLES_SHOWN = 2
 COLUMNS = ("id", "problem", "approach", "prompt")
@@ -41,10 +41,12 @@ class Selection:
 
 
 def load_problems(dataset_name: str, revision: str | None, selection: Selection, num_validation: int) -> Problems:
-    """The selected rows, and what goes with them; ends with one line on failure."""
+    """The selected rows, and what goes with them; raises UserError on failure."""
     rows = selection.take(load_rows(dataset_name, revision, selection.split))
     if not rows:
-        sys.exit(f"--dataset_name {dataset_name}: its {selection.split} split has no row in that part of its ids")
+        raise UserError(
+            f"--dataset_name {dataset_name}: its {selection.split} split has no row in that part of its ids"
+        )
     train = load_rows(dataset_name, revision, "train")
     chosen_on = Selection("validation", num_validation, draw_seed=selection.draw_seed)
     rng = random.Random(0)
@@ -58,5 +60,5 @@ def load_problems(dataset_name: str, revision: str | None, selection: Selection,
 
 
 def load_rows(dataset_name: str, revision: str | None, split: str) -> list[dict]:
-    """All rows of a split in the dataset's order; ends with one line where it is no dataset of pairs."""
+    """All rows of a split in the dataset's order; raises UserError where it is no dataset of pairs."""
     return load_split(dataset_name, split, COLUMNS, revision).to_list()

@@ -7,13 +7,13 @@ from importlib.metadata import version
 import evaluate
 import numpy as np
 
-from approach.drafting.generation import DECODINGS
 from approach.evaluation.bits import Bits, bits_per_byte
 from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
 from approach.evaluation.significance import Estimate, describe, draw_rows
 from approach.evaluation.statistics import RowStatistics, score_rows
 from approach.evaluation.systems import SystemDrafts
-from approach.files import public_name
+from approach.generation.generation import DECODINGS
+from approach.storage import public_name
 
 LIBRARIES = ("torch", "transformers", "sacrebleu", "rouge-score", "bert-score", "bm25s")
 

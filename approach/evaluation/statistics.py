@@ -1,18 +1,15 @@
 """The sufficient statistics of every row: from their totals each score follows, of all rows or of resampled ones."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import evaluate
 import numpy as np
 
-from approach.files import first_line
-from approach.loading import explain_failure
-from approach.neighbours import Neighbours
+from approach.errors import UserError, explain_error, first_line
+from approach.metrics import load_metric
+from approach.retrieval import BM25Index
 
-METRICS_FOLDER = Path(__file__).resolve().parent.parent.parent / "metrics"  # installed beside `approach`, too
 TEXT_METRICS = ("bleu", "chrf", "rouge", "bertscore")  # compare a draft with its reference alone
 NUM_TERMS = 30  # of a draft, where drafts of different lengths are compared
 REFERENCES_SEARCHED = 100  # a draft is to find its own reference among so many, whatever the number of rows
@@ -38,15 +35,17 @@ class RowStatistics:
 def load_metrics(bertscore_model: str, bertscore_num_layers: int | None) -> dict[str, evaluate.Metric]:
     """The local metrics by name, the encoder loaded: it should fail before hours of drafting, not after."""
     names = (*TEXT_METRICS, "specificity", "behaviour", "provenance")
-    metrics = {name: evaluate.load(str(METRICS_FOLDER / f"{name}.py")) for name in names}
+    metrics = {name: load_metric(name) for name in names}
     try:
         metrics["bertscore"].load(bertscore_model, bertscore_num_layers)
-    except KeyError:
-        sys.exit(f"--bertscore_model {bertscore_model}: bert-score does not know it; add --bertscore_num_layers")
+    except KeyError as error:
+        raise UserError(
+            f"--bertscore_model {bertscore_model}: bert-score does not know it; add --bertscore_num_layers"
+        ) from error
     except AssertionError as error:  # bert-score's, of a layer that the encoder has not
-        sys.exit(f"--bertscore_num_layers {bertscore_num_layers}: {first_line(error)}")
+        raise UserError(f"--bertscore_num_layers {bertscore_num_layers}: {first_line(error)}") from error
     except Exception as error:  # a damaged encoder may raise anything
-        sys.exit(f"--bertscore_model {bertscore_model}: {explain_failure(error)}")
+        raise UserError(f"--bertscore_model {bertscore_model}: {explain_error(error)}") from error
     return metrics
 
 
@@ -95,7 +94,7 @@ def find_own_references(runs: Sequence[list[str]], references: list[str]) -> np.
     found = np.zeros((len(runs), len(references)))
     for start in range(0, len(references), REFERENCES_SEARCHED):
         part = slice(start, start + REFERENCES_SEARCHED)
-        index = Neighbours(references[part])
+        index = BM25Index(references[part])
         for run, drafts in enumerate(runs):
             near = index.nearest(drafts[part], k=1)
             found[run, part] = [bool(hits) and hits[0][0] == i for i, hits in enumerate(near)]

@@ -1,6 +1,5 @@
 """The systems that an evaluation compares: fine-tuned recipes, their base in several ways, and others' drafts."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -9,12 +8,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from approach.drafting.generation import DECODINGS, UNGUIDED, Draft, Drafter
-from approach.drafting.partial import PartialDrafts
-from approach.files import public_name, read_json_lines
-from approach.loading import load_tokenizer, told
-from approach.models import require_no_adapter
-from approach.prompt import render_chat
+from approach.errors import UserError, user_errors
+from approach.generation.generation import DECODINGS, UNGUIDED, Draft, Drafter
+from approach.generation.partial import PartialDrafts
+from approach.models import check_no_adapter
+from approach.prompt import load_tokenizer, render_chat
+from approach.storage import public_name, read_json_lines
 
 TUNED = "fine-tuned"
 BASE_ARGUMENT = "--base_model_name_or_path"
@@ -78,7 +77,7 @@ class Drafting:
         return list(DECODINGS) if self.guided and recipe.kind == TUNED else UNGUIDED
 
     def load(self, name: str, argument: str) -> Drafter:
-        """A model that drafts in this way; ends with one line that names `argument` where there is none."""
+        """A model that drafts in this way; raises UserError that names `argument` where there is none."""
         return Drafter(name, self.max_new_tokens, self.batch_size, argument, self.dtype)
 
     def load_runs(self, recipe: Recipe) -> Iterator[Drafter]:
@@ -136,11 +135,11 @@ def base_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict], examples:
 
 
 def check_base(name: str) -> None:
-    """Before hours of drafting: ends with one line where the base is an adapter, or its chat template fails."""
+    """Before hours of drafting: raises UserError where the base is an adapter, or its chat template fails."""
     row = {"problem": "A problem.", "prompt": "", "approach": "A draft."}
     tokenizer = load_tokenizer(name, BASE_ARGUMENT)
-    with told(BASE_ARGUMENT, name):
-        require_no_adapter(name)
+    with user_errors(BASE_ARGUMENT, name):
+        check_no_adapter(name)
         base_prompts(tokenizer, [row], [row, row])
 
 
@@ -148,7 +147,7 @@ def load_predictions(paths: Sequence[str], rows: list[dict]) -> tuple[list[Syste
     """
     Other systems' drafts for `rows`, one system a file, and all that any of them was shown beyond each problem.
 
-    Ends with one line that names file and row where something is missing.
+    Raises UserError that names file and row where something is missing.
     """
     systems, given = [], [""] * len(rows)
     for path, name in zip(paths, unique_names([Path(path).stem for path in paths]), strict=True):
@@ -163,19 +162,21 @@ def read_predictions(path: str, rows: list[dict]) -> list[dict]:
     """
     The entries for `rows` in a file of JSON lines.
 
-    Ends with one line that names the line of an entry that is not as it should be, or the row that has none or two.
+    Raises UserError that names the line of an entry that is not as it should be, or the row that has none or two.
     """
     entries: dict[str, dict] = {}
     for number, entry in read_json_lines(Path(path), "--predictions"):
         row_id, prediction, given = entry.get("id"), entry.get("prediction"), entry.get("given")
         if not isinstance(row_id, str | int) or not isinstance(prediction, str) or not isinstance(given, str | None):
             form = "{'id': …, 'prediction': a text, 'given': a text or nothing}"
-            sys.exit(f"--predictions {path}, line {number}: a row is {form}")
+            raise UserError(f"--predictions {path}, line {number}: a row is {form}")
         if str(row_id) in entries:
-            sys.exit(f"--predictions {path}, line {number}: a second prediction for row {row_id!r}")
+            raise UserError(f"--predictions {path}, line {number}: a second prediction for row {row_id!r}")
         entries[str(row_id)] = entry
     if missing := [row["id"] for row in rows if row["id"] not in entries]:
-        sys.exit(f"--predictions {path}: no prediction for row {missing[0]!r}; a row is {{'id': …, 'prediction': …}}")
+        raise UserError(
+            f"--predictions {path}: no prediction for row {missing[0]!r}; a row is {{'id': …, 'prediction': …}}"
+        )
     return [entries[row["id"]] for row in rows]
 
 

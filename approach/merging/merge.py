@@ -1,7 +1,6 @@
 """Merging an adapter into its base in FP32, and saving the merged model so that it reads back as it was."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -13,11 +12,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from approach.files import describe_size, first_line, hash_file
-from approach.loading import load_tokenizer
+from approach.errors import UserError, first_line
 from approach.merging.parity import Reading, find_tolerance, measure_effect, read_model, require_equal
-from approach.models import list_stops, load_weights
-from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
+from approach.models import load_weights, model_eos_ids
+from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY, load_tokenizer
+from approach.storage import format_size, hash_file
 
 SHARD_SIZE = "2GB"  # what saving holds in memory beside the model
 
@@ -29,7 +28,7 @@ def merge_adapter(
     Merges an adapter into its base, in place, and proves that nothing changed.
 
     Returns the merged model with our generation defaults, what it says to the prompts, and the largest differences
-    of its logits to the adapter on its base and of those to the base alone. Ends with one line where merging changed
+    of its logits to the adapter on its base and of those to the base alone. Raises UserError where merging changed
     what the model says, or where the adapter `name` changes nothing.
     """
     set_generation_defaults(model.get_base_model(), tokenizer)
@@ -40,7 +39,7 @@ def merge_adapter(
     reading = read_model(merged, tokenizer)
     difference = require_equal(on_base, reading, "merged and adapter on base")
     if not effect > find_tolerance(on_base.logits):
-        sys.exit(f"{name}: the adapter changes nothing: nothing written")
+        raise UserError(f"{name}: the adapter changes nothing: nothing written")
     return merged, reading, {"difference_to_adapter": difference, "difference_to_base": effect}
 
 
@@ -50,7 +49,7 @@ def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 
     Two ends stop a draft: the tag that training taught, and what ends a text for the base.
     """
-    stops = [tokenizer.eos_token_id, *list_stops(model)]
+    stops = [tokenizer.eos_token_id, *model_eos_ids(model)]
     model.config.eos_token_id, model.config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -63,7 +62,7 @@ def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 
 
 def require_one_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Ends with one line where tokenizer, configuration and matrices do not have the same number of tokens."""
+    """Raises UserError where tokenizer, configuration and matrices do not have the same number of tokens."""
     sizes = {
         "tokenizer": len(tokenizer),
         "config": model.config.get_text_config().vocab_size,
@@ -71,14 +70,14 @@ def require_one_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenize
         "output matrix": model.get_output_embeddings().weight.shape[0],
     }
     if len(set(sizes.values())) > 1:
-        sys.exit(f"the sizes of the vocabulary differ: {sizes}: nothing written")
+        raise UserError(f"the sizes of the vocabulary differ: {sizes}: nothing written")
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, str]:
     """Saves weights and tokenizer; returns the SHA-256 of each file of weights. Raises OSError on a full disk."""
     size, free = model.get_memory_footprint(), shutil.disk_usage(folder).free
     if free < size:
-        raise OSError(f"{describe_size(size)} are needed, {describe_size(free)} are free")
+        raise OSError(f"{format_size(size)} are needed, {format_size(free)} are free")
     try:
         model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
     except SafetensorError as error:
@@ -89,7 +88,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 def compare_with_saved(reading: Reading, folder: Path, dtype: str) -> float:
     """
-    The largest logit difference of a saved model to the one that was saved; ends with one line where it is too large.
+    The largest logit difference of a saved model to the one that was saved; raises UserError where it is too large.
 
     The saved model is gone when this returns: it maps its files, and Windows renames no folder with an open file.
     """

@@ -1,12 +1,12 @@
 """Do two models say the same? Their logits and their greedy drafts on fixed problems are compared."""
 
-import sys
 from typing import NamedTuple
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from approach.errors import UserError
 from approach.prompt import TAGS, make_prompt
 
 # Every model reads them; what they say does not matter, that two models answer alike does.
@@ -42,13 +42,13 @@ def read_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Re
 
 
 def require_equal(ours: Reading, theirs: Reading, names: str) -> float:
-    """The largest difference of two readings' logits; ends with one line if the two models do not say the same."""
+    """The largest difference of two readings' logits; raises UserError if the two models do not say the same."""
     difference, gap = largest_difference(ours.logits, theirs.logits), largest_gap(ours.drafts, theirs.drafts)
     allowed = find_tolerance(ours.logits)
     if not difference <= allowed:  # so that NaN is refused, too
-        sys.exit(f"{names} differ by {difference:.1e}, where {allowed:.1e} would be rounding: nothing written")
+        raise UserError(f"{names} differ by {difference:.1e}, where {allowed:.1e} would be rounding: nothing written")
     if gap > allowed:
-        sys.exit(f"{names} draft different texts, at no near tie ({gap:.1e}): nothing written")
+        raise UserError(f"{names} draft different texts, at no near tie ({gap:.1e}): nothing written")
     return difference
 
 

@@ -1,15 +1,16 @@
 """What is published of a model and of an adapter, and what is checked and changed before."""
 
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from approach import hub
+from approach.artifacts import MODEL_FILES, RECORDS, check_hashes, read_run
 from approach.cards import model_card
-from approach.files import check_hashes, public_name, read_json, read_run, write_json
+from approach.errors import UserError
+from approach.storage import public_name, read_json, write_json
 
-PUBLISHED = (*hub.MODEL_FILES, *hub.RECORDS)
+PUBLISHED = (*MODEL_FILES, *RECORDS)
 
 
 def list_published(folder: Path) -> list[Path]:
@@ -18,22 +19,22 @@ def list_published(folder: Path) -> list[Path]:
 
 
 def require_model(argument: str, folder: Path) -> None:
-    """Ends with one line where the folder does not hold a whole model of ours, as it was written."""
+    """Raises UserError where the folder does not hold a whole model of ours, as it was written."""
     if not (folder / "config.json").is_file() or not list(folder.glob("model*.safetensors")):
-        sys.exit(f"{argument} {folder} holds no whole model: config.json or the weights are missing")
+        raise UserError(f"{argument} {folder} holds no whole model: config.json or the weights are missing")
     if not (folder / "run.json").is_file() and not (folder / "merge.json").is_file():
-        sys.exit(f"{argument} {folder} holds no model of our scripts: run.json and merge.json are missing")
-    require_no_links(argument, folder, list_published(folder))
+        raise UserError(f"{argument} {folder} holds no model of our scripts: run.json and merge.json are missing")
+    check_no_links(argument, folder, list_published(folder))
     for record in ("run.json", "merge.json", "gguf.json"):
         check_hashes(folder, record)
 
 
-def require_no_links(argument: str, folder: Path, files: Iterable[Path]) -> None:
-    """Ends with one line where one of the files would be published in place of what it links to."""
+def check_no_links(argument: str, folder: Path, files: Iterable[Path]) -> None:
+    """Raises UserError where one of the files would be published in place of what it links to."""
     try:
         hub.refuse_links(folder, files)
     except hub.PublishError as error:
-        sys.exit(f"{argument} {folder}: {error}")
+        raise UserError(f"{argument} {folder}: {error}") from error
 
 
 def stage_adapter(adapter: Path, name: str, folder: Path) -> None:
@@ -43,7 +44,7 @@ def stage_adapter(adapter: Path, name: str, folder: Path) -> None:
     Its base is named by Hub id or last name alone, and its card says how to load it.
     """
     files = list_published(adapter)
-    require_no_links("--adapter_path", adapter, files)
+    check_no_links("--adapter_path", adapter, files)
     for path in files:
         shutil.copy(path, folder)
     base = read_run(adapter).get("base", {})

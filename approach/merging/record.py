@@ -8,18 +8,20 @@ from huggingface_hub.errors import HTTPError
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from approach.files import public_name, read_json, write_json
-from approach.merging.adapter import Adapter, Base
+from approach.models import Adapter
+from approach.storage import public_name, read_json, write_json
 
 
-def describe_base(adapter: Adapter, base: Base) -> dict[str, str | None]:
+def describe_base(adapter: Adapter) -> dict[str, str | None]:
     """The base's name as training recorded it or as it may be published, its commit and its licence."""
-    is_recorded = base.name == adapter.config.base_model_name_or_path
+    is_recorded = adapter.base == adapter.config.base_model_name_or_path
     recorded = adapter.run.get("base", {}).get("name") if is_recorded else None
     return {
-        "base": recorded or public_name(base.name),
-        "base_revision": extract_commit_hash(cached_file(base.name, "config.json", revision=base.revision), None),
-        "base_license": find_base_licence(base.name),
+        "base": recorded or public_name(adapter.base),
+        "base_revision": extract_commit_hash(
+            cached_file(adapter.base, "config.json", revision=adapter.base_revision), None
+        ),
+        "base_license": find_base_licence(adapter.base),
     }
 
 

@@ -2,12 +2,12 @@
 
 import json
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from approach.evaluation.records import list_shown, read_predictions, reading
+from approach.errors import UserError, user_errors
+from approach.evaluation.records import list_shown, read_predictions
 
 DRAFT, AUTHORS, OTHER, NEAREST = "draft", "authors", "another problem's", "nearest"
 CONTROLS = {  # by the names that evaluate_model.py gives them
@@ -48,8 +48,9 @@ class Problem:
 
 
 def choose_systems(scores_dir: Path, names: Sequence[str] | None) -> list[System]:
-    """The systems to judge, with their chosen decodings, and the controls; ends with one line where one is missing."""
-    with reading(scores_dir / "scores.json", "evaluate_model.py") as path:
+    """The systems to judge, with their chosen decodings, and the controls; raises UserError where one is missing."""
+    path = scores_dir / "scores.json"
+    with user_errors(path, hint="; evaluate_model.py writes it"):
         scores = json.loads(path.read_text(encoding="utf-8"))
         systems, chosen = scores["systems"], list_shown(scores)
         for name, about in scores["choice"]["systems"].items():
@@ -59,7 +60,7 @@ def choose_systems(scores_dir: Path, names: Sequence[str] | None) -> list[System
     known = [name for name in systems if name not in CONTROLS]
     for name in wanted:
         if name not in known:
-            sys.exit(f"--systems {name}: {scores_dir} has no such system; it has {'; '.join(known)}")
+            raise UserError(f"--systems {name}: {scores_dir} has no such system; it has {'; '.join(known)}")
     drafts = [System(name, chosen.get(name, "none"), DRAFT) for name in dict.fromkeys(wanted)]
     return drafts + [System(name, "none", role) for name, role in CONTROLS.items()]
 
@@ -68,10 +69,11 @@ def draw_problems(scores_dir: Path, systems: Sequence[System], number: int, rng:
     """
     Problems at random, each with one draft of every system, of a random run and seed where there are several.
 
-    Left out are those whose controls are not what they should be: empty, or the same text twice. Ends with one line
+    Left out are those whose controls are not what they should be: empty, or the same text twice. Raises UserError
     where too few remain.
     """
-    with reading(scores_dir / "predictions.jsonl", "evaluate_model.py") as path:
+    path = scores_dir / "predictions.jsonl"
+    with user_errors(path, hint="; evaluate_model.py writes it"):
         places = {(system.name, system.decoding): place for place, system in enumerate(systems)}
         texts, found = {}, {}
         for line, row in enumerate(read_predictions(path)):
@@ -82,7 +84,7 @@ def draw_problems(scores_dir: Path, systems: Sequence[System], number: int, rng:
                 by_system[place].append((line, clean(row["prediction"])))
     fit = [row_id for row_id, by_system in sorted(found.items()) if is_fit(by_system, systems)]
     if len(fit) < number:
-        sys.exit(f"--num_problems {number}: {scores_dir} has {len(fit)} problems that can be judged")
+        raise UserError(f"--num_problems {number}: {scores_dir} has {len(fit)} problems that can be judged")
     problems = []
     for row_id in rng.sample(fit, number):
         drawn = [rng.choice(drafts) for drafts in found[row_id]]

@@ -1,12 +1,13 @@
 """Which rater judges which drafts, in which order: balanced incomplete blocks, balanced sides, hidden repeats."""
 
 import random
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb
+
+from approach.errors import UserError
 
 SHARE_REPEATED = 0.05
 MIN_CONTROLS = 20  # drafts a rater: on fewer, one who does not read cannot be told
@@ -33,14 +34,16 @@ class Item:
 
 
 def require_possible(size: Size, num_controls: int) -> None:
-    """Ends with one line where so many drafts or pairs do not exist, or a rater would see too few controls."""
+    """Raises UserError where so many drafts or pairs do not exist, or a rater would see too few controls."""
     if size.drafts_per_problem > size.systems:
-        sys.exit(f"--drafts_per_problem {size.drafts_per_problem}: there are {size.systems} systems with the controls")
+        raise UserError(
+            f"--drafts_per_problem {size.drafts_per_problem}: there are {size.systems} systems with the controls"
+        )
     if size.pairs_per_problem > (num_pairs := comb(size.systems, 2)):
-        sys.exit(f"--pairs_per_problem {size.pairs_per_problem}: {size.systems} systems make {num_pairs} pairs")
+        raise UserError(f"--pairs_per_problem {size.pairs_per_problem}: {size.systems} systems make {num_pairs} pairs")
     shown = size.problems * size.drafts_per_problem * num_controls // size.systems
     if shown < MIN_CONTROLS:
-        sys.exit(
+        raise UserError(
             f"--num_problems {size.problems}: a rater would see {shown} controls of at least {MIN_CONTROLS}: "
             "raise it, or --drafts_per_problem"
         )

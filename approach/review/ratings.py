@@ -3,15 +3,14 @@
 import csv
 import io
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from approach.evaluation.records import reading
-from approach.files import hash_file
+from approach.errors import UserError, user_errors
 from approach.review.candidates import System
 from approach.review.questions import ABOUT_DRAFTS, BETTER, QUESTIONS
+from approach.storage import hash_file
 
 NEEDED = ["sheet", "rater", "item", *(question.name for question in QUESTIONS)]
 ANSWERS = {question.name: {text.lower(): value for text, value in question.answers.items()} for question in QUESTIONS}
@@ -80,21 +79,25 @@ class Key:
 
 
 def read_ratings(paths: Sequence[str], key_path: Path, scores_dir: Path) -> Ratings:
-    """The ratings in these files, one a rater; ends with one line that names file and row where one is not right."""
+    """The ratings in these files, one a rater; raises UserError that names file and row where one is not right."""
     key = read_key(key_path)
     predictions = scores_dir / "predictions.jsonl"
     if predictions.is_file() and hash_file(predictions) != key.predictions_sha256:
-        sys.exit(f"{key_path}: its sheet was made from other drafts than {predictions}: name the scores it is of")
+        raise UserError(
+            f"{key_path}: its sheet was made from other drafts than {predictions}: name the scores it is of"
+        )
     files: dict[int, str] = {}
     found: dict[str, dict[str, int]] = {}
     for path in paths:
         for row, rater, item, answers in read_file(path, key):
             if files.setdefault(rater, path) != path:
-                sys.exit(f"{path}, row {row}: {files[rater]} holds ratings of rater {rater}, too: give one of them")
+                raise UserError(
+                    f"{path}, row {row}: {files[rater]} holds ratings of rater {rater}, too: give one of them"
+                )
             found[item] = answers
     filled = [name for name in key.items if found.get(name)]  # in the sheet's order, whatever the files' order is
     if not filled:
-        sys.exit(f"--ratings {' '.join(paths)}: nothing is filled in")
+        raise UserError(f"--ratings {' '.join(paths)}: nothing is filled in")
     ratings = Ratings(key.systems, key.lines, sorted({key.items[name].rater for name in filled}))
     for name in filled:
         add_answers(key.items[name], found[name], found.get(key.items[name].repeats, {}), ratings)
@@ -102,10 +105,10 @@ def read_ratings(paths: Sequence[str], key_path: Path, scores_dir: Path) -> Rati
 
 
 def read_key(path: Path) -> Key:
-    """The key; ends with one line where there is none, or it is not as `review_sheet.py` writes it."""
+    """The key; raises UserError where there is none, or it is not as `review_sheet.py` writes it."""
     if not path.is_file():
-        sys.exit(f"{path}: there is no key; name the one that review_sheet.py wrote with --key")
-    with reading(path, "review_sheet.py"):
+        raise UserError(f"{path}: there is no key; name the one that review_sheet.py wrote with --key")
+    with user_errors(path, hint="; review_sheet.py writes it"):
         record = json.loads(path.read_text(encoding="utf-8"))
         systems = [System(**system) for system in record["systems"]]
         lines = [problem["lines"] for problem in record["problems"]]
@@ -135,31 +138,33 @@ def read_file(path: str, key: Key) -> Iterator[tuple[int, int, str, dict[str, in
     for row, cells in read_rows(path):
         place = f"{path}, row {row}"
         if cells["sheet"] != key.sheet:
-            sys.exit(f"{place}: sheet is {cells['sheet']!r}, but the key is of sheet {key.sheet!r}")
+            raise UserError(f"{place}: sheet is {cells['sheet']!r}, but the key is of sheet {key.sheet!r}")
         item, about = cells["item"], key.items.get(cells["item"])
         if about is None:
-            sys.exit(f"{place}: item {item!r} is not in the key: put back the id that the sheet had")
+            raise UserError(f"{place}: item {item!r} is not in the key: put back the id that the sheet had")
         if cells["rater"] != str(about.rater):
-            sys.exit(f"{place}: item {item!r} is rater {about.rater}'s, but rater is {cells['rater']!r}")
+            raise UserError(f"{place}: item {item!r} is rater {about.rater}'s, but rater is {cells['rater']!r}")
         if item in seen:
-            sys.exit(f"{place}: item {item!r} is in row {seen[item]}, too: remove one of them")
+            raise UserError(f"{place}: item {item!r} is in row {seen[item]}, too: remove one of them")
         seen[item] = row
         asked = [BETTER] if len(about.systems) == 2 else ABOUT_DRAFTS
         yield row, about.rater, item, read_answers(cells, [question.name for question in asked], place)
 
 
 def read_answers(cells: Mapping[str, str], asked: Sequence[str], place: str) -> dict[str, int]:
-    """The answers of a row to what it asks; ends with one line that names the row where one cannot be."""
+    """The answers of a row to what it asks; raises UserError that names the row where one cannot be."""
     answers = {}
     for question in QUESTIONS:
         name, text = question.name, cells[question.name]
         if not text:
             continue
         if name not in asked:
-            sys.exit(f"{place}: {name} is {text[:20]!r}, but this row asks for {', '.join(asked)}: leave it empty")
+            raise UserError(
+                f"{place}: {name} is {text[:20]!r}, but this row asks for {', '.join(asked)}: leave it empty"
+            )
         if text.lower() not in ANSWERS[name]:
             wanted = ", ".join(question.answers)
-            sys.exit(f"{place}: {name} is {text[:20]!r}: it must be one of {wanted}, or empty")
+            raise UserError(f"{place}: {name} is {text[:20]!r}: it must be one of {wanted}, or empty")
         answers[name] = ANSWERS[name][text.lower()]
     return answers
 
@@ -178,12 +183,14 @@ def read_rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
         columns = [name.strip().lower() for name in next(lines, [])]
         for name in NEEDED:
             if name not in columns:
-                sys.exit(f"{path}, row 1: there is no column {name!r}; the sheet's columns are {', '.join(NEEDED)}")
+                raise UserError(
+                    f"{path}, row 1: there is no column {name!r}; the sheet's columns are {', '.join(NEEDED)}"
+                )
         for row, cells in enumerate(lines, start=2):
             if any(cell.strip() for cell in cells):
                 filled = dict(zip(columns, cells, strict=False))
                 yield row, {name: filled.get(name, "").strip() for name in NEEDED}
     except OSError as error:
-        sys.exit(f"--ratings {path}: {error.strerror}")
+        raise UserError(f"--ratings {path}: {error.strerror}") from error
     except csv.Error as error:
-        sys.exit(f"{path}, row {row + 1}: {error}")
+        raise UserError(f"{path}, row {row + 1}: {error}") from error

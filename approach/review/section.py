@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from approach.evaluation.records import read_predictions, reading
+from approach.errors import user_errors
+from approach.evaluation.records import read_predictions
 from approach.evaluation.tables import Cell, Row, Table
 from approach.review.agreement import measure_agreement
 from approach.review.candidates import AUTHORS, DRAFT, OTHER
@@ -29,7 +30,8 @@ def describe_people(paths: Sequence[str], key: str | None, scores_dir: Path) -> 
     """What the template shows of the ratings; `key` is beside the first file where it is not named."""
     key_path = Path(key) if key else Path(paths[0]).parent / KEY
     ratings = read_ratings(paths, key_path, scores_dir)
-    with reading(scores_dir / "predictions.jsonl", "evaluate_model.py") as path:
+    path = scores_dir / "predictions.jsonl"
+    with user_errors(path, hint="; evaluate_model.py writes it"):
         draws = draw(ratings)
         machine = compare_scores(ratings, read_predictions(path), draws)
     checked = check_raters(ratings)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from approach.files import write_json
-from approach.pages import PAGES, read_template
 from approach.review.candidates import Problem, System
 from approach.review.design import Item
 from approach.review.questions import ABOUT_DRAFTS, BETTER, QUESTIONS
+from approach.storage import write_json
+from approach.templates import HTML_TEMPLATES, read_template
 
 FOR_RATERS, KEY = "for_raters", "key.json"
 PAGE, INSTRUCTIONS = "review.html", "instructions.html"
@@ -88,7 +88,7 @@ def write_sheet(sheet: Sheet, folder: Path) -> None:
         "sheet": {"id": sheet.name, "raters": sheet.raters, "columns": [question.name for question in QUESTIONS]},
     }
     for name in (PAGE, INSTRUCTIONS):
-        text = PAGES.get_template(f"{name}.jinja").render(values)
+        text = HTML_TEMPLATES.get_template(f"{name}.jinja").render(values)
         (raters_folder / name).write_text(text, encoding="utf-8", newline="\n")
     for number, items in enumerate(sheet.raters, start=1):
         write_spreadsheet(sheet.name, number, items, raters_folder / f"sheet-rater-{number}.csv")

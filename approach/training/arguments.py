@@ -4,7 +4,7 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Union, get_args, get_origin, get_type_hints
 
-from approach.arguments import require_ranges
+from approach.arguments import check_ranges
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig
@@ -51,8 +51,8 @@ def check_training(training_args: "SFTConfig", model_args: "ModelConfig", public
         raise ValueError("--trust_remote_code: the code that comes with a model is never run here")
     for arguments in (training_args, model_args):
         require_numbers(arguments)
-    require_ranges(training_args, **TRAINING_RANGES)
-    require_ranges(model_args, **MODEL_RANGES)
+    check_ranges(training_args, **TRAINING_RANGES)
+    check_ranges(model_args, **MODEL_RANGES)
     if training_args.max_steps == 0 or training_args.max_steps < -1:
         raise ValueError(f"--max_steps must be at least 1, or -1 for whole epochs, got {training_args.max_steps}")
     if training_args.max_length is None:

@@ -4,20 +4,21 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, get_quantization_config
 
-from approach.loading import load_tokenizer, told
-from approach.models import load_weights, require_no_adapter
+from approach.errors import user_errors
+from approach.models import check_no_adapter, load_weights
+from approach.prompt import load_tokenizer
 
 
 def load_base(model_args: ModelConfig, weights: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     The base model, in the precision asked for, and its tokenizer.
 
-    Without `weights` the model has its shape alone and takes no memory. Ends with one line where there is no base.
+    Without `weights` the model has its shape alone and takes no memory. Raises UserError where there is no base.
     """
     argument, name, revision = "--model_name_or_path", model_args.model_name_or_path, model_args.model_revision
     tokenizer = load_tokenizer(name, argument, revision)
-    with told(argument, name):
-        require_no_adapter(name)
+    with user_errors(argument, name):
+        check_no_adapter(name)
         quantization = get_quantization_config(model_args)
         if not weights:
             with torch.device("meta"):

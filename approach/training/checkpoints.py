@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from zipfile import is_zipfile
@@ -11,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback
 from trl import ModelConfig, SFTConfig
 
-from approach.files import first_line, public_name, write_json
+from approach.errors import UserError, first_line
+from approach.storage import public_name, write_json
 from approach.training.publishing import PROGRESS, Publisher
 
 # What a resumed run may have otherwise, for the weights come out the same: all else is compared.
@@ -108,7 +108,7 @@ def find_checkpoint(output_dir: Path, wanted: str | None, identity: dict) -> tup
     """
     The checkpoint to go on from, the one named or for `true` the last complete one, if any; and its progress.
 
-    Ends with one line where the checkpoint is of another run: bit for bit the same result needs the same rows, order
+    Raises UserError where the checkpoint is of another run: bit for bit the same result needs the same rows, order
     and steps. `progress.json` is written when all else of a checkpoint is; without it, the writing was interrupted.
     """
     if wanted is None:
@@ -125,7 +125,7 @@ def find_checkpoint(output_dir: Path, wanted: str | None, identity: dict) -> tup
         require_same_run(checkpoint, identity, theirs)
         return str(checkpoint), progress
     if not takes_last:
-        sys.exit(f"--resume_from_checkpoint {wanted}: no complete checkpoint")
+        raise UserError(f"--resume_from_checkpoint {wanted}: no complete checkpoint")
     print(f"No complete checkpoint in {output_dir}: starting from the beginning")
     return None, Progress()
 
@@ -145,7 +145,7 @@ def require_whole(checkpoint: Path) -> None:
 
 
 def require_same_run(checkpoint: Path, ours: dict, theirs: dict) -> None:
-    """Ends with one line that names what differs where a checkpoint is of another run."""
+    """Raises UserError that names what differs where a checkpoint is of another run."""
     changed = [
         f"{name} {ours.get(name)}, there {theirs.get(name)}"
         for name in sorted(ours.keys() | theirs.keys())
@@ -153,7 +153,9 @@ def require_same_run(checkpoint: Path, ours: dict, theirs: dict) -> None:
     ]
     if changed:
         more = f"; and {len(changed) - MAX_NAMED} more" if len(changed) > MAX_NAMED else ""
-        sys.exit(f"--resume_from_checkpoint {checkpoint} is of another run: {'; '.join(changed[:MAX_NAMED])}{more}")
+        raise UserError(
+            f"--resume_from_checkpoint {checkpoint} is of another run: {'; '.join(changed[:MAX_NAMED])}{more}"
+        )
 
 
 class CheckpointKeeper(TrainerCallback):

@@ -7,6 +7,7 @@ import sys
 import torch
 from trl import SFTConfig
 
+from approach.errors import UserError
 from approach.models import fastest_dtype
 
 CUDA_CONTEXT_BYTES = 2**29
@@ -19,7 +20,7 @@ EMULATED = (
 
 def check_machine(training_args: SFTConfig) -> None:
     """
-    Ends with one line where the run would silently use the wrong device or a precision that the card lacks.
+    Raises UserError where the run would silently use the wrong device or a precision that the card lacks.
 
     Warns where it would crawl, in a precision that the processor lacks.
     """
@@ -32,7 +33,7 @@ def check_machine(training_args: SFTConfig) -> None:
             print(EMULATED, file=sys.stderr)
         return
     if torch.version.cuda is None and shutil.which("nvidia-smi"):
-        sys.exit(
+        raise UserError(
             f"This machine has an NVIDIA card, but torch {torch.__version__} is a build for the CPU. Install the CUDA "
             "build (README, Windows), or add --use_cpu true to train on the CPU all the same."
         )
@@ -48,10 +49,10 @@ def limit_memory_to_the_card() -> None:
 
 
 def check_precision(bf16: bool, fp16: bool) -> None:
-    """Ends with one line where the card cannot compute in 16 bits as asked."""
+    """Raises UserError where the card cannot compute in 16 bits as asked."""
     name = torch.cuda.get_device_name()
     # torch.cuda.is_bf16_supported() is no help: it is true where bfloat16 is only emulated.
     if bf16 and torch.cuda.get_device_capability() < (8, 0):
-        sys.exit(f"{name} has no bfloat16 arithmetic: set bf16: false in the recipe.")
+        raise UserError(f"{name} has no bfloat16 arithmetic: set bf16: false in the recipe.")
     if fp16 and "GTX 16" in name:
-        sys.exit(f"{name} gives NaN in FP16 (pytorch#77955): set fp16: false in the recipe.")
+        raise UserError(f"{name} gives NaN in FP16 (pytorch#77955): set fp16: false in the recipe.")

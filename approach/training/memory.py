@@ -6,8 +6,8 @@ from peft import PeftConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, SFTConfig
 
+from approach.embeddings import HEAD_TOKENS
 from approach.training.patches import HEAD_COLUMNS
-from approach.training.tag_rows import HEAD_TOKENS
 
 
 def print_preflight(

@@ -1,11 +1,11 @@
 """The dataset's rows: how many a run takes of a split, and what its record says of them."""
 
 import hashlib
-import sys
 from dataclasses import dataclass
 
 from datasets import Dataset
 
+from approach.errors import UserError
 from approach.training.tokenization import Rows
 
 COLUMNS = ("id", "problem", "prompt", "completion")
@@ -33,9 +33,11 @@ def count_rows(split_rows: int, train_fraction: float, max_steps: int, step_rows
 
 
 def require_rows(rows: Rows, num_rows: int, max_length: int) -> None:
-    """Ends with one line where not one row fits."""
+    """Raises UserError where not one row fits."""
     if not len(rows.dataset):
-        sys.exit(f"no row to train on: of {num_rows:,}, {rows.outcomes['dropped']:,} do not fit in {max_length}")
+        raise UserError(
+            f"no row to train on: of {num_rows:,}, {rows.outcomes['dropped']:,} do not fit in {max_length}"
+        )
 
 
 def describe_rows(rows: Rows, split_rows: int, seed: int) -> dict:

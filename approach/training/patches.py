@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
-from approach.training.tag_rows import TagRowScores, look_up
+from approach.embeddings import TagRowScores, embed_with_tag_rows
 
 HEAD_COLUMNS = 4096  # of the vocabulary at a time, for all tokens, where TRL scores
 # What caps or scales a model's scores, or adds to its loss: TRL's own head knows how.
@@ -79,6 +79,8 @@ def embed_tag_rows_apart(model: PeftModel) -> None:
     (name,) = adapter.active_adapters
 
     def forward(ids: torch.Tensor) -> torch.Tensor:
-        return look_up(ids, adapter.base_layer, adapter.trainable_tokens_delta[name], adapter.token_indices[name])
+        return embed_with_tag_rows(
+            ids, adapter.base_layer, adapter.trainable_tokens_delta[name], adapter.token_indices[name]
+        )
 
     wrapper.forward = forward

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from approach import hub
-from approach.files import check_hashes, first_line, public_name, write_json
+from approach.artifacts import MODEL_FILES, RECORDS, WEIGHTS, check_hashes
+from approach.errors import UserError, first_line
+from approach.storage import public_name, write_json
 
 if TYPE_CHECKING:  # publishing alone need not wait for it
     from trl import SFTConfig
 
-PUBLISHED = (*hub.MODEL_FILES, *hub.RECORDS)
+PUBLISHED = (*MODEL_FILES, *RECORDS)
 PROGRESS = "progress.json"  # of a checkpoint: which run it is of, and what it has counted
 # What going on from a checkpoint needs beside the model.
 RESUME_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", PROGRESS)
@@ -37,7 +39,7 @@ class Publisher:
 
     def check_access(self) -> None:
         """
-        Before hours are spent: ends with one line where the Hub would refuse the result.
+        Before hours are spent: raises UserError where the Hub would refuse the result.
 
         Makes the repository where there is none. A Hub that cannot be asked now is no more than a warning.
         """
@@ -47,7 +49,7 @@ class Publisher:
             unknown = f"Whether {self.repository.name} may be pushed to cannot be asked now"
             print(f"{unknown} ({error}): training all the same", file=sys.stderr)
         except hub.PublishError as error:
-            sys.exit(f"Not pushed to {self.repository.name}: {error}. Nothing was trained.")
+            raise UserError(f"Not pushed to {self.repository.name}: {error}. Nothing was trained.") from error
 
     def publish_checkpoint(self, checkpoint: Path, step: int) -> None:
         """Publishes a checkpoint as the strategy says; a failure is one line, and no reason to lose the run."""
@@ -64,14 +66,14 @@ class Publisher:
             print(f"Not pushed to {self.repository.name}: {error}", file=sys.stderr)
 
     def publish_result(self, output_dir: Path, message: str) -> None:
-        """Publishes what the run wrote; ends with one line where that fails, with the command to finish later."""
+        """Publishes what the run wrote; raises UserError where that fails, with the command to finish later."""
         try:
             published = self.publish({"": list_model_files(output_dir)}, message)
         except hub.PublishError as error:
             places = ["--push_only", str(output_dir), "--hub_model_id", self.repository.name]
             later = shlex.join(["python", "train_sft.py", *places, *self.repository.list_flags()])
             failed = f"Not pushed to {self.repository.name}: {error}"
-            sys.exit(f"{failed}. {output_dir} is whole. To push it later: {later}")
+            raise UserError(f"{failed}. {output_dir} is whole. To push it later: {later}") from error
         print(f"Pushed to the Hub: {published.url}")
 
     def publish(self, parts: dict[str, list[Path]], message: str) -> hub.Published:
@@ -88,7 +90,7 @@ class Publisher:
             raise hub.PublishError(first_line(error)) from error
 
 
-def take_over_publishing(
+def split_hub_arguments(
     training_args: "SFTConfig", public: bool, **consent: bool | Sequence[str]
 ) -> "tuple[Publisher | None, SFTConfig]":
     """
@@ -115,13 +117,15 @@ def list_model_files(folder: Path) -> list[Path]:
 
 
 def require_result(folder: Path) -> str:
-    """Ends with one line where a folder is no finished run of ours, as it was written; returns what it holds."""
+    """Raises UserError where a folder is no finished run of ours, as it was written; returns what it holds."""
     kinds = {"adapter": "adapter_config.json", "model": "config.json"}
     kind = next((kind for kind, name in kinds.items() if (folder / name).is_file()), None)
     if kind is None or not (folder / "run.json").is_file():
-        sys.exit(f"--push_only {folder} holds no finished run of train_sft.py: its run.json or its model is missing")
-    if not any(hub.matches(path.name, hub.WEIGHTS) for path in folder.iterdir()):
-        sys.exit(f"--push_only {folder} holds no finished run of train_sft.py: the weights are missing")
+        raise UserError(
+            f"--push_only {folder} holds no finished run of train_sft.py: its run.json or its model is missing"
+        )
+    if not any(hub.matches(path.name, WEIGHTS) for path in folder.iterdir()):
+        raise UserError(f"--push_only {folder} holds no finished run of train_sft.py: the weights are missing")
     check_hashes(folder, "run.json")
     return kind
 

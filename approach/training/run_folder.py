@@ -1,13 +1,12 @@
 """The run's folder: whether a run may be written there, and what of an earlier one is deleted for it."""
 
 import shutil
-import sys
 from pathlib import Path
 
 from transformers import TrainerCallback
 
-from approach.outputs import Inputs, describe_error, require_no_input, require_writable
-from approach.temporary import remove_left_over
+from approach.errors import UserError, explain_os_error
+from approach.storage import Inputs, check_no_input, check_writable, remove_leftovers
 from approach.training.checkpoints import SAMPLES, list_checkpoints
 from approach.training.publishing import PROGRESS
 
@@ -18,7 +17,7 @@ BEGINNINGS = (SAMPLES, "checkpoint-", PARTIAL, ".staged-", "runs", "wandb")
 
 def require_run_folder(output_dir: Path, inputs: Inputs, overwrite: bool, resume: bool) -> None:
     """
-    Ends with one line where a run must not be written to `output_dir`; removes what a kill left half written there.
+    Raises UserError where a run must not be written to `output_dir`; removes what a kill left half written there.
 
     A folder with content must hold a training run, and going on with that or replacing it must have been asked for.
     It must hold nothing that is trained on: checkpoints go, and the tokenizer and the card are written anew.
@@ -27,19 +26,19 @@ def require_run_folder(output_dir: Path, inputs: Inputs, overwrite: bool, resume
     try:
         if output_dir.exists() and not output_dir.is_dir():
             raise ValueError(f"{place} is a file: name a folder")
-        require_writable(output_dir / "adapter")
-        require_no_input(place, output_dir, inputs)
+        check_writable(output_dir / "adapter")
+        check_no_input(place, output_dir, inputs)
     except OSError as error:
-        sys.exit(f"{place} cannot be written: {describe_error(error)}")
+        raise UserError(f"{place} cannot be written: {explain_os_error(error)}") from error
     except ValueError as error:
-        sys.exit(str(error))
+        raise UserError(str(error)) from error
     if not output_dir.is_dir() or not any(output_dir.iterdir()):
         return
     if not holds_run(output_dir):
-        sys.exit(f"{place} is not empty and holds no training run: choose another folder")
+        raise UserError(f"{place} is not empty and holds no training run: choose another folder")
     if not overwrite and not resume:
-        sys.exit(f"{place} is not empty: add --resume_from_checkpoint true, or --overwrite")
-    remove_left_over(output_dir, PARTIAL)
+        raise UserError(f"{place} is not empty: add --resume_from_checkpoint true, or --overwrite")
+    remove_leftovers(output_dir, PARTIAL)
 
 
 def holds_run(folder: Path) -> bool:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
+from approach.errors import UserError
+
 
 class EvaluationStopped(Exception):
     """An evaluation is left unfinished, because the run was asked to stop."""
@@ -41,7 +43,7 @@ class RunGuard(TrainerCallback):
                 signal.signal(number, handler)
 
     def exit_if_stopped(self, step: int) -> None:
-        """After training: ends with one line where a signal stopped it after this step."""
+        """After training: raises UserError where a signal stopped it after this step."""
         if self.stopped:
             print(
                 f"\nStopped after step {step}, which is saved: go on with --resume_from_checkpoint true",
@@ -50,7 +52,7 @@ class RunGuard(TrainerCallback):
             sys.exit(128 + self.signal)
 
     def exit_if_asked(self, result: str) -> None:
-        """After saving: ends with one line where a signal came too late to stop the training."""
+        """After saving: raises UserError where a signal came too late to stop the training."""
         if self.signal is not None:
             print(f"\nStopped after the last step: {result}", file=sys.stderr)
             sys.exit(128 + self.signal)
@@ -78,15 +80,17 @@ class RunGuard(TrainerCallback):
         step = state.global_step + 1
         # FP16's scaler meets overflow on purpose, and skips such steps by itself.
         if not args.fp16 and not sum(gradient.abs().sum() for gradient in gradients.values()).isfinite():
-            sys.exit(f"step {step}: the loss or a gradient is not a number. The last checkpoint is as it was.")
+            raise UserError(f"step {step}: the loss or a gradient is not a number. The last checkpoint is as it was.")
         for name, parameter in model.named_parameters() if step == 1 else ():
             if "lora_B" in name and (name not in gradients or not parameter.grad.any()):
-                sys.exit(f"{name} got no gradient in the first step: the adapter would not be trained")
+                raise UserError(f"{name} got no gradient in the first step: the adapter would not be trained")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs.get("loss", 0) > self.highest_loss:
             limit = f"{self.highest_loss:.1f}, twice that of guessing blindly"
-            sys.exit(f"step {state.global_step}: a loss of {logs['loss']:.1f} is past {limit}: lower --learning_rate")
+            raise UserError(
+                f"step {state.global_step}: a loss of {logs['loss']:.1f} is past {limit}: lower --learning_rate"
+            )
 
     def on_step_end(self, args, state, control, **kwargs):
         self.stop_if_asked(args, control)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from approach.files import write_whole
+from approach.storage import write_atomically
 from approach.training.checkpoints import SAMPLES, Progress
 from approach.training.tracking import log_drafts
 
@@ -109,7 +109,7 @@ class RunLog(TrainerCallback):
         for row, draft in zip(self.problems, drafts, strict=True):
             sample = {"step": state.global_step, "id": row["id"], "problem": row["problem"], "draft": draft.strip()}
             samples.append(sample)
-        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in samples))
+        write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in samples))
         if "wandb" in args.report_to:
             log_drafts(samples, state.global_step)
 

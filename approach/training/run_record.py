@@ -1,7 +1,6 @@
 """The record of a run, `run.json`: its setup, what training found, and the files that it is the record of."""
 
 import platform
-import sys
 from collections.abc import Iterable
 from dataclasses import fields
 from importlib.metadata import version
@@ -14,9 +13,9 @@ from transformers import AutoConfig
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from approach.files import first_line, hash_file, public_name, write_json
-from approach.models import fingerprint
-from approach.temporary import temporary_folder
+from approach.errors import UserError, first_line
+from approach.models import compute_fingerprint
+from approach.storage import hash_file, public_name, temporary_folder, write_json
 from approach.training.checkpoints import Progress
 from approach.training.run_folder import PARTIAL
 from approach.training.trainer import ApproachTrainer
@@ -58,7 +57,7 @@ def describe_base(name: str, revision: str | None) -> dict:
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     quantised = getattr(config, "quantization_config", None)
     commit = extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
-    weights = None if quantised else fingerprint(name, revision)
+    weights = None if quantised else compute_fingerprint(name, revision)
     return {"name": public_name(name), "revision": commit, "fingerprint": weights}
 
 
@@ -88,7 +87,7 @@ def save_result(trainer: ApproachTrainer, run: dict, output_dir: Path) -> None:
     """
     Writes adapter (or model), tokenizer, `run.json` and loss curve beside, then moves them in, the weights last.
 
-    Ends with one line on a full disk; an earlier result is then as it was.
+    Raises UserError on a full disk; an earlier result is then as it was.
     """
     try:
         with temporary_folder(output_dir, PARTIAL) as folder:
@@ -105,7 +104,7 @@ def save_result(trainer: ApproachTrainer, run: dict, output_dir: Path) -> None:
         trainer.create_model_card(model_name=output_dir.name, dataset_name=run["dataset"]["name"])
     except (OSError, SafetensorError) as error:
         later = "; once there is room, --resume_from_checkpoint true goes on from the last checkpoint, if there is one"
-        sys.exit(f"--output_dir {output_dir}: {first_line(error)}: the result is not saved{later}")
+        raise UserError(f"--output_dir {output_dir}: {first_line(error)}: the result is not saved{later}") from error
 
 
 def plot_losses(losses: list[dict], path: Path) -> None:

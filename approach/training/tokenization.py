@@ -1,7 +1,6 @@
 """Pairs as the model sees them: token ids, labels on the approach alone, and long rows shortened or dropped."""
 
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,8 +8,9 @@ from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
-from approach.files import hash_file
+from approach.errors import UserError
 from approach.prompt import END_TAG
+from approach.storage import hash_file
 
 # A sentence's last mark: set off by spaces, as in tokenized corpora, or before a space and a capital or a bracket, but
 # not in an abbreviation that such things follow.
@@ -80,7 +80,9 @@ def tokenize(
             ids = shorten(*pair, tokenizer, max_length) if long_examples == "shorten" else []
             outcome = "shortened" if ids else "dropped"
         if ids and ids[: len(prompt)] != prompt:
-            sys.exit(f"row {batch['id'][i]}: the tokens of its prompt do not begin those of prompt + completion")
+            raise UserError(
+                f"row {batch['id'][i]}: the tokens of its prompt do not begin those of prompt + completion"
+            )
         labels = [-100] * len(prompt) + ids[len(prompt) :] if ids else []
         for name, value in zip(rows, (ids, labels, len(ids), outcome), strict=True):
             rows[name].append(value)

@@ -1,7 +1,6 @@
 """TRL's trainer, with what training the tags' rows needs and what may be written to a checkpoint."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
 from trl import SFTTrainer
 
-from approach.files import first_line
+from approach.errors import UserError, first_line
 from approach.training import patches
 from approach.training.publishing import PROGRESS
 from approach.training.run_guard import EvaluationStopped
@@ -41,15 +40,15 @@ class ApproachTrainer(SFTTrainer):
         self.callback_handler.callbacks.insert(1, callback)  # the first is the Trainer's own flow
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:
-        """As TRL's; ends with one line where the card's memory is full."""
+        """As TRL's; raises UserError where the card's memory is full."""
         if resume_from_checkpoint:  # the run began earlier; evaluated here, it would come closer to its early stop
             self.args.eval_on_start = False
         try:
             super().train(resume_from_checkpoint=resume_from_checkpoint)
-        except torch.OutOfMemoryError:
-            sys.exit(
+        except torch.OutOfMemoryError as error:
+            raise UserError(
                 "The card's memory is full: take recipes/tinyllama_lora_fp32_small.yaml, or a smaller --max_length"
-            )
+            ) from error
 
     def _evaluate(self, *arguments, **named) -> dict[str, float]:
         """
@@ -70,7 +69,7 @@ class ApproachTrainer(SFTTrainer):
         return super()._determine_best_metric(metrics=metrics, trial=trial) or is_asked_for
 
     def _save_checkpoint(self, *arguments, **named) -> None:
-        """As the Trainer's; ends with one line where the disk is full, and leaves no half of a checkpoint."""
+        """As the Trainer's; raises UserError where the disk is full, and leaves no half of a checkpoint."""
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             (checkpoint / PROGRESS).unlink(missing_ok=True)  # incomplete until it is written anew
@@ -78,7 +77,9 @@ class ApproachTrainer(SFTTrainer):
             super()._save_checkpoint(*arguments, **named)
         except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save on a full disk
             shutil.rmtree(checkpoint, ignore_errors=True)
-            sys.exit(f"{checkpoint} cannot be saved: {first_line(error)}. The earlier checkpoints are as they were")
+            raise UserError(
+                f"{checkpoint} cannot be saved: {first_line(error)}. The earlier checkpoints are as they were"
+            ) from error
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """

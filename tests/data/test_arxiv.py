@@ -13,7 +13,8 @@ from huggingface_hub import HfApi, constants
 
 from approach.data.arxiv import METADATA, find_first_date, list_categories
 from approach.data.pairs import read_year
-from approach.files import read_json
+from approach.errors import UserError
+from approach.storage import read_json
 from prepare_dataset import PrepareArguments, main
 
 FIELDS = {"submitter": "A. Author", "comments": None, "journal-ref": None, "doi": None, "license": None}
@@ -94,7 +95,7 @@ def test_categories_that_cannot_be_asked_for_end_in_one_line(abstracts, tmp_path
     output = {"output_dir": str(tmp_path / "pairs")}
     with pytest.raises(ValueError, match="--categories names none"):
         PrepareArguments(dataset_name=str(abstracts), categories=" , ", **output)
-    with pytest.raises(SystemExit, match="--categories: .* has none of the columns categories, primary_category"):
+    with pytest.raises(UserError, match="--categories: .* has none of the columns categories, primary_category"):
         main(PrepareArguments(dataset_name=str(abstracts), categories="cs.CL", **output))
     assert not (tmp_path / "pairs").exists()
 

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 from approach.data.pairs import DROP_REASONS, PairRules, build_pair, build_rows
 from approach.data.sentences import SENTENCE_RULES
 from approach.data.sources import Columns
-from approach.files import read_json
 from approach.prompt import TAGS
+from approach.storage import read_json
 from prepare_dataset import PrepareArguments, main
 
 REPORT_RULES = PairRules("auto", min_sentences=2, max_problem_words=50, min_approach_words=90)

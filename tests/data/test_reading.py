@@ -13,7 +13,8 @@ from approach.data import processes
 from approach.data.pairs import PairRules, build_rows
 from approach.data.sentences import SENTENCE_RULES
 from approach.data.sources import Columns
-from approach.files import read_json
+from approach.errors import UserError
+from approach.storage import read_json
 from prepare_dataset import PrepareArguments, main
 
 COLUMNS = {"year_column": "year", "test_from_year": 2030}
@@ -33,11 +34,11 @@ def prepare(source, output_dir, **arguments) -> tuple[dict, dict]:
 
 def fails(source, tmp_path, **arguments) -> str:
     """The one line in which a source that cannot be read ends; nothing is written."""
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError) as ended:
         prepare(source, tmp_path / "pairs", **arguments)
     assert not (tmp_path / "pairs").exists()
-    assert "\n" not in ended.value.code and str(source) in ended.value.code
-    return ended.value.code
+    assert "\n" not in str(ended.value) and str(source) in str(ended.value)
+    return str(ended.value)
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "jsonl.gz"])

@@ -10,7 +10,8 @@ from datasets import load_dataset
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 
-from approach.files import read_json
+from approach.errors import UserError
+from approach.storage import read_json
 from prepare_dataset import PrepareArguments, main
 
 
@@ -108,7 +109,7 @@ def test_a_hub_dataset_is_read_by_its_columns_at_a_pinned_revision(hub, abstract
 
 @pytest.mark.parametrize("name", [r"C:\abstracts", "user/na me", "a..b", "user/" + "x" * 100])
 def test_a_name_that_is_neither_a_file_nor_an_id_ends_in_one_line(name, tmp_path):
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError) as ended:
         main(PrepareArguments(dataset_name=name, output_dir=str(tmp_path / "pairs")))
-    assert ended.value.code.startswith(f"--dataset_name {name}: ") and "\n" not in ended.value.code
+    assert str(ended.value).startswith(f"--dataset_name {name}: ") and "\n" not in str(ended.value)
     assert list(tmp_path.iterdir()) == []

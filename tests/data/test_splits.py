@@ -3,7 +3,7 @@ import random
 from conftest import make_abstract, write_jsonl
 from datasets import load_dataset
 
-from approach.files import read_json
+from approach.storage import read_json
 from prepare_dataset import PrepareArguments, main
 
 

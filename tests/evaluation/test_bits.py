@@ -7,11 +7,11 @@ import pytest
 import torch
 from datasets import load_dataset
 
-from approach.drafting import cache
-from approach.drafting.generation import Drafter
-from approach.drafting.partial import PartialDrafts
 from approach.evaluation import bits
 from approach.evaluation.bits import Bits, bits_per_byte, count_bits, join_models, measure_bits, permute_rows
+from approach.generation import cache
+from approach.generation.generation import Drafter
+from approach.generation.partial import PartialDrafts
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,18 @@ import pytest
 import torch
 from conftest import ROOT
 
-from approach.drafting.generation import DECODINGS, UNGUIDED
-from approach.drafting.partial import PartialDrafts
 from approach.evaluation.choice import choose, find_best
 from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
 from approach.evaluation.rows import Selection, load_problems
 from approach.evaluation.systems import Drafting, name_recipes
+from approach.generation.generation import DECODINGS, UNGUIDED
+from approach.generation.partial import PartialDrafts
 
 
 @pytest.fixture(scope="module")
 def metrics() -> dict:
     names = ("specificity", "behaviour")
-    return {name: evaluate.load(str(ROOT / "metrics" / f"{name}.py")) for name in names}
+    return {name: evaluate.load(str(ROOT / "approach" / "metrics" / f"{name}.py")) for name in names}
 
 
 def about(specificity: float | None, passes: bool) -> dict:

@@ -23,7 +23,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def specificity():
-    return evaluate.load(str(ROOT / "metrics" / "specificity.py"))
+    return evaluate.load(str(ROOT / "approach" / "metrics" / "specificity.py"))
 
 
 @pytest.fixture

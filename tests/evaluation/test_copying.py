@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT
 from datasets import load_dataset
 
+from approach.errors import UserError
 from approach.evaluation.copying import look_for_copies, read_rows_seen
 from approach.evaluation.systems import SystemDrafts
 
@@ -30,7 +31,7 @@ def test_what_a_run_saw_is_told_from_what_it_did_not(train, dataset, tmp_path):
     drafts = [{"prediction": "we show " + seen[5]["approach"][:60]}, {"prediction": unseen[0]["approach"]}]
     entry = SystemDrafts("fine-tuned", "fine-tuned", ["model"], "greedy", [drafts])
     other = SystemDrafts("base", "base", ["base"], "greedy", [drafts])
-    provenance = evaluate.load(str(ROOT / "metrics" / "provenance.py"))
+    provenance = evaluate.load(str(ROOT / "approach" / "metrics" / "provenance.py"))
     copies = look_for_copies([entry, other], {"fine-tuned": record}, rows, provenance)
     assert list(copies) == ["fine-tuned"], "of the other systems nothing says what they saw"
     found = copies["fine-tuned"]["greedy"]
@@ -55,5 +56,5 @@ def test_without_ids_all_rows_are_taken_as_seen_and_the_record_says_so(train, tm
 
 def test_a_record_of_another_dataset_ends_in_one_line(train, tmp_path):
     folder = write_run(tmp_path, ids=[train[0]["id"], "other-1", "other-2"])
-    with pytest.raises(SystemExit, match=r"run.json is of another dataset: 2 of the 3 rows .*'other-1'"):
+    with pytest.raises(UserError, match=r"run.json is of another dataset: 2 of the 3 rows .*'other-1'"):
         read_rows_seen(str(folder), train)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from approach.errors import UserError
 from approach.evaluation.bits import Bits
 from approach.evaluation.choice import Choice
 from approach.evaluation.comparisons import compare_planned, measure_power
@@ -57,7 +58,7 @@ def test_a_run_that_goes_on_under_another_plan_is_refused_in_one_line(plan, tmp_
     keep_plan(plan, tmp_path)
     assert json.loads((tmp_path / "plan.json").read_text(encoding="utf-8")) == plan
     changed = {**plan, "rows": 20, "weights": {"base": []}}
-    with pytest.raises(SystemExit, match="this run differs in rows, weights") as ended:
+    with pytest.raises(UserError, match="this run differs in rows, weights") as ended:
         keep_plan(changed, tmp_path)
     assert "\n" not in str(ended.value)
     assert json.loads((tmp_path / "plan.json").read_text(encoding="utf-8")) == plan

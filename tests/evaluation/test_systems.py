@@ -3,6 +3,7 @@ from conftest import write_jsonl
 from datasets import load_dataset
 from transformers import AutoTokenizer
 
+from approach.errors import UserError
 from approach.evaluation.systems import INSTRUCTION, base_prompts, load_predictions, name_recipes, unique_names
 
 
@@ -27,9 +28,9 @@ def test_a_base_is_asked_in_every_way_it_understands(base, dataset):
 def test_predictions_of_others_are_named_where_one_is_missing(tmp_path):
     rows = [{"id": "a", "approach": ""}]
     other = write_jsonl(tmp_path / "other.jsonl", [{"id": "b", "prediction": ""}])
-    with pytest.raises(SystemExit, match="other.jsonl: no prediction for row 'a'"):
+    with pytest.raises(UserError, match="other.jsonl: no prediction for row 'a'"):
         load_predictions([str(other)], rows)
-    with pytest.raises(SystemExit, match="--predictions .*missing.jsonl"):
+    with pytest.raises(UserError, match="--predictions .*missing.jsonl"):
         load_predictions([str(tmp_path / "missing.jsonl")], rows)
 
 
@@ -87,9 +88,9 @@ def test_predictions_take_no_name_of_another_system(tmp_path):
 def test_a_line_of_predictions_that_cannot_be_used_is_named(tmp_path, line, said):
     path = tmp_path / "other.jsonl"
     path.write_text('{"id": "a", "prediction": ""}\n' + line + "\n", encoding="utf-8")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError) as ended:
         load_predictions([str(path)], [{"id": "a", "approach": ""}])
-    assert said in ended.value.code and "other.jsonl" in ended.value.code
+    assert said in str(ended.value) and "other.jsonl" in str(ended.value)
 
 
 class Template:

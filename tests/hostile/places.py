@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel
 
-from approach.drafting import terminal
+from approach.generation import terminal
 from hostile.drawing import (
     SCRIPTS,
     end_before_drafting,
@@ -181,10 +181,10 @@ def races(draw) -> Case:
     taken: dict[str, bytes] = {}
 
     def harm(patch) -> None:
-        from approach.outputs import Output
+        from approach.storage import Output
 
         put(begin, script, patch)
-        put_in_place = Output.put_in_place
+        move_into_place = Output.move_into_place
 
         def take(output: Output, *places) -> None:
             if output.path.is_dir():
@@ -192,9 +192,9 @@ def races(draw) -> Case:
             output.path.unlink(missing_ok=True)
             put(meanwhile, script, patch)
             taken.update(read_all(output.path))
-            put_in_place(output, *places)
+            move_into_place(output, *places)
 
-        patch.setattr(Output, "put_in_place", take)
+        patch.setattr(Output, "move_into_place", take)
 
     def judge(result: Result) -> str | None:
         out = Path(command(script)[command(script).index(OUTPUT[script]) + 1])

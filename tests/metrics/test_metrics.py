@@ -25,7 +25,7 @@ def encoder() -> str:
 
 
 def compute(name: str, predictions, references, **arguments) -> dict:
-    metric = evaluate.load(str(ROOT / "metrics" / f"{name}.py"))
+    metric = evaluate.load(str(ROOT / "approach" / "metrics" / f"{name}.py"))
     return metric.compute(predictions=predictions, references=references, **arguments)
 
 
@@ -55,7 +55,7 @@ def test_chrf_is_sacrebleus_over_every_row():
 @pytest.mark.parametrize("name", ["bleu", "chrf", "rouge", "bertscore"])
 def test_totals_of_statistics_give_the_score(name, encoder):
     """Of all rows to the last digit, and of rows drawn twice as of the same rows written twice."""
-    metric = evaluate.load(str(ROOT / "metrics" / f"{name}.py"))
+    metric = evaluate.load(str(ROOT / "approach" / "metrics" / f"{name}.py"))
     arguments = {"model_type": encoder, "num_layers": 6} if name == "bertscore" else {}
     if arguments:
         metric.load(**arguments)
@@ -85,7 +85,7 @@ def test_one_row_is_enough(name):
 
 
 def test_bertscore_is_rescaled_by_its_authors_baseline(encoder):
-    metric = evaluate.load(str(ROOT / "metrics" / "bertscore.py")).load(encoder, 6)
+    metric = evaluate.load(str(ROOT / "approach" / "metrics" / "bertscore.py")).load(encoder, 6)
     assert metric.from_totals(np.array([1.4, 2.0])) == {"bertscore_f1": 0.7, "bertscore_f1_rescaled": None}
     published = Path(bert_score.__file__).parent / "rescale_baseline/en/roberta-large.tsv"
     metric.baseline = metric.read_baseline(published, 17)  # the layer that bert-score takes of roberta-large
@@ -109,7 +109,7 @@ def test_bertscore_is_the_same_to_the_last_digit_in_every_process(encoder):
         "metric = evaluate.load(sys.argv[1]).load(sys.argv[2], 6)\n"
         "print(metric.statistics(texts[:100], texts[100:])[:, 0].tolist())\n"
     )
-    command = [sys.executable, "-c", code, str(ROOT / "metrics" / "bertscore.py"), encoder]
+    command = [sys.executable, "-c", code, str(ROOT / "approach" / "metrics" / "bertscore.py"), encoder]
     said = [
         subprocess.run(
             command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True

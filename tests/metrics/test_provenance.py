@@ -9,7 +9,7 @@ from conftest import ROOT, WORDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-PROVENANCE = evaluate.load(str(ROOT / "metrics" / "provenance.py"))
+PROVENANCE = evaluate.load(str(ROOT / "approach" / "metrics" / "provenance.py"))
 TEXTS = st.lists(st.text(alphabet="aAbc  \n", max_size=24), max_size=6)
 
 

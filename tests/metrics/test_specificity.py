@@ -17,7 +17,7 @@ CORPUS = [*REFERENCES, "We train models with noisy labels.", "We measure stress 
 
 @pytest.fixture(scope="module")
 def metric():
-    return evaluate.load(str(ROOT / "metrics" / "specificity.py"))
+    return evaluate.load(str(ROOT / "approach" / "metrics" / "specificity.py"))
 
 
 def compute(metric, predictions, references=REFERENCES, problems=PROBLEMS, corpus=CORPUS, **options):

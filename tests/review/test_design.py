@@ -6,6 +6,7 @@ from itertools import combinations
 
 import pytest
 
+from approach.errors import UserError
 from approach.review.design import Item, Size, design_sheet, require_possible
 
 SIZES = [Size(3, 50, 5, 3, 2), Size(2, 20, 4, 4, 1), Size(1, 40, 7, 3, 2)]
@@ -94,6 +95,6 @@ def test_the_same_seed_gives_the_same_lists_and_another_seed_others():
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(size, said):
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(UserError, match=said):
         require_possible(size, 3)
     require_possible(Size(1, 12, 5, 3, 1), 3)

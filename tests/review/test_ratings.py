@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from review_inputs import fill, make_sheet, read_key, read_spreadsheet, write_ratings, write_scores
 
+from approach.errors import UserError
 from approach.review.ratings import read_ratings
 
 
@@ -81,7 +82,7 @@ def test_what_a_spreadsheet_makes_of_a_file(sheet, scores, encoding, change):
     text = path.read_text(encoding="utf-8")
     path.write_text(change(text) if change else text, encoding=encoding, newline="")
     if change is None:
-        with pytest.raises(SystemExit, match=r"row 1: there is no column 'sheet'"):
+        with pytest.raises(UserError, match=r"row 1: there is no column 'sheet'"):
             read(sheet, scores)
     else:
         assert len(read(sheet, scores).drafts) == 72
@@ -110,7 +111,7 @@ def spoil(path: Path, row: int, **cells: str) -> None:
 def test_a_bad_cell_is_named_with_file_and_row(sheet, scores, cells, said):
     path = sheet / FILES[0]
     spoil(path, 4, **cells)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError) as ended:
         read(sheet, scores)
     assert str(ended.value).startswith(f"{path}, row 4: ") and said in str(ended.value)
     assert "\n" not in str(ended.value)
@@ -120,7 +121,7 @@ def test_an_answer_to_a_pair_must_be_a_side(sheet, scores):
     path = sheet / FILES[1]
     row = next(number for number, row in enumerate(read_spreadsheet(path), start=2) if row["better"])
     spoil(path, row, better="left")
-    with pytest.raises(SystemExit, match=rf"{path.name}, row {row}: better is 'left': it must be one of A, tie, B"):
+    with pytest.raises(UserError, match=rf"{path.name}, row {row}: better is 'left': it must be one of A, tie, B"):
         read(sheet, scores)
 
 
@@ -128,10 +129,10 @@ def test_rows_and_files_that_come_twice(sheet, scores):
     path = sheet / FILES[0]
     rows = read_spreadsheet(path)
     copy = write_ratings(sheet / "copy.csv", rows)
-    with pytest.raises(SystemExit, match=r"copy.csv, row 2: .*ratings-rater-1.csv holds ratings of rater 1, too"):
+    with pytest.raises(UserError, match=r"copy.csv, row 2: .*ratings-rater-1.csv holds ratings of rater 1, too"):
         read(sheet, scores, FILES[0], copy.name)
     write_ratings(path, [*rows, rows[3]])
-    with pytest.raises(SystemExit, match=rf"row {len(rows) + 2}: item '{rows[3]['item']}' is in row 5, too"):
+    with pytest.raises(UserError, match=rf"row {len(rows) + 2}: item '{rows[3]['item']}' is in row 5, too"):
         read(sheet, scores)
 
 
@@ -139,21 +140,21 @@ def test_a_missing_column_a_missing_file_an_open_quotation_and_nothing_at_all(sh
     path = sheet / FILES[0]
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace(",wrong,", ",other,"), encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"rater-1.csv, row 1: there is no column 'wrong'; the sheet's columns are"):
+    with pytest.raises(UserError, match=r"rater-1.csv, row 1: there is no column 'wrong'; the sheet's columns are"):
         read(sheet, scores)
     path.write_text(text + '"open', encoding="utf-8")
-    with pytest.raises(SystemExit, match=rf"rater-1.csv, row {text.count(chr(10)) + 1}: unexpected end of data"):
+    with pytest.raises(UserError, match=rf"rater-1.csv, row {text.count(chr(10)) + 1}: unexpected end of data"):
         read(sheet, scores)
     path.write_text("", encoding="utf-8")
-    with pytest.raises(SystemExit, match="there is no column 'sheet'"):
+    with pytest.raises(UserError, match="there is no column 'sheet'"):
         read(sheet, scores)
     path.unlink()
-    with pytest.raises(SystemExit, match=r"--ratings .*rater-1.csv: No such file"):
+    with pytest.raises(UserError, match=r"--ratings .*rater-1.csv: No such file"):
         read(sheet, scores)
     empty = write_ratings(
         path, [row | {"fits": ""} for row in read_spreadsheet(sheet / "for_raters/sheet-rater-1.csv")]
     )
-    with pytest.raises(SystemExit, match="nothing is filled in"):
+    with pytest.raises(UserError, match="nothing is filled in"):
         read(sheet, scores, empty.name)
 
 
@@ -161,12 +162,12 @@ def test_a_missing_column_a_missing_file_an_open_quotation_and_nothing_at_all(sh
 def test_a_key_that_is_none(sheet, scores, content):
     key = sheet / "key.json"
     key.unlink() if content is None else key.write_text(content, encoding="utf-8")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError) as ended:
         read(sheet, scores)
     assert str(ended.value).startswith(str(key)) and "review_sheet.py" in str(ended.value)
 
 
 def test_scores_of_another_evaluation_are_refused(sheet, tmp_path):
     other = write_scores(tmp_path / "other", num_problems=13)
-    with pytest.raises(SystemExit, match=r"key.json: its sheet was made from other drafts than .*other"):
+    with pytest.raises(UserError, match=r"key.json: its sheet was made from other drafts than .*other"):
         read(sheet, other)

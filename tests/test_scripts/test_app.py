@@ -255,7 +255,7 @@ def test_fifty_requests_at_once_are_answered_or_refused_and_leave_nothing_behind
 def test_a_space_needs_the_script_its_rooms_and_metrics_alone(merged, dataset, tmp_path):
     """What docs/space.md says to upload, is all that the page can import of this project."""
     listed = re.findall(r"(?m)^- `([\w./]+)`", (ROOT / "docs" / "space.md").read_text(encoding="utf-8"))
-    assert listed == ["app.py", "approach/", "metrics/", "requirements.txt"]
+    assert listed == ["app.py", "approach/", "requirements.txt"]
     for name in listed:
         copy = shutil.copytree if name.endswith("/") else shutil.copy
         copy(ROOT / name, tmp_path / name)

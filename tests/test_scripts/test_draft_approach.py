@@ -9,8 +9,9 @@ import sys
 import pytest
 from conftest import ROOT, assert_one_clear_line, run_script
 
-from approach.drafting import terminal
-from approach.drafting.streaming import Draft, DraftingModel, Sampling, load_drafting_model, write_draft
+from approach.errors import UserError
+from approach.generation import terminal
+from approach.generation.streaming import Draft, DraftingModel, Sampling, load_drafting_model, write_draft
 from draft_approach import main, parse_arguments
 
 PROBLEM = "We study how small models read long texts with noise."
@@ -80,9 +81,9 @@ def test_problems_of_a_file_become_json_lines(merged, drafter, tmp_path, capsys)
     messages = capsys.readouterr().err
     assert "line 2 is empty" in messages and "line 3 is longer than the model can read" in messages
     assert "line 4: 2 sentences" in messages and list((tmp_path / "new").iterdir()) == [tmp_path / "new/drafts.jsonl"]
-    with pytest.raises(SystemExit) as refusal:
-        parse_arguments(command)
-    assert refusal.value.code == 2 and "--overwrite" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--overwrite") as refusal:
+        main(parse_arguments(command))
+    assert refusal.value.status == 2
     main(parse_arguments([*command, "--overwrite", "true"]))
     assert (tmp_path / "new" / "drafts.jsonl").read_text(encoding="utf-8") == text
 
@@ -136,7 +137,7 @@ def test_an_adapters_base_may_be_named(trained, base, tmp_path, capsys):
     named = print_with(adapter, capsys, "--base_model_name_or_path", str(base))
     assert named == print_with(trained.adapter, capsys) and named[0]
     wrong = ["--model", str(adapter), "--base-model-name-or-path", str(tmp_path / "none"), PROBLEM]
-    with pytest.raises(SystemExit, match="^--base_model_name_or_path .*none: "):
+    with pytest.raises(UserError, match="^base .*none: .*--base_model_name_or_path"):
         main(parse_arguments(wrong))
 
 
@@ -149,7 +150,6 @@ def test_mistakes_end_in_one_clear_line(merged, base, tmp_path, capsys):
         (["problem", "--problems", "file"], "one problem in quotation marks"),
         ([], "one problem in quotation marks"),
         (["problem", "--output", "x.jsonl"], "goes with --problems"),
-        (["--problems", "-", "--output", str(tmp_path)], "is a folder"),
     ]:
         with pytest.raises(SystemExit) as mistake:
             parse_arguments(["--model", "none", *arguments])
@@ -164,13 +164,14 @@ def test_mistakes_end_in_one_clear_line(merged, base, tmp_path, capsys):
         (merged, ["  "], "the problem is empty"),
         (merged, ["noise " * 600], "more than the model can read"),
         (merged, ["--problems", str(tmp_path / "none.txt")], "No such file"),
+        (merged, ["--problems", "-", "--output", str(tmp_path)], "is a folder"),
         (
             merged,
             ["--problems", str(too_long), "--output", str(tmp_path / "o")],
             "long.txt: no problem that the model",
         ),
     ]:
-        with pytest.raises(SystemExit, match=part):
+        with pytest.raises(UserError, match=part):
             main(parse_arguments(["--model", str(model), *arguments]))
     result = run_script(ROOT / "draft_approach.py", "--model", tmp_path, PROBLEM)
     assert_one_clear_line(result, 1, "--model_name_or_path", str(tmp_path))

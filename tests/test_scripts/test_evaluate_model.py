@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT, assert_one_clear_line, run_script, write_jsonl
 from datasets import load_dataset
 
+from approach.errors import UserError
 from approach.evaluation.report import build_page
 from evaluate_model import EvaluationArguments, main, parse_arguments
 
@@ -159,7 +160,7 @@ def test_one_row_is_scored_where_it_can_be(arguments, tmp_path):
 def test_a_plan_that_changed_after_a_kill_is_refused_in_one_line(arguments, tmp_path):
     (tmp_path / ".scores.partial").mkdir()
     (tmp_path / ".scores.partial" / "plan.json").write_text('{"alpha": 0.05}', encoding="utf-8")
-    with pytest.raises(SystemExit, match="this run differs in comparisons, alpha") as ended:
+    with pytest.raises(UserError, match="this run differs in comparisons, alpha") as ended:
         main(EvaluationArguments(**arguments))
     assert "\n" not in str(ended.value) and not (tmp_path / "scores").exists()
 
@@ -180,7 +181,7 @@ def test_two_processes_killed_and_started_again_write_the_bytes_of_one(arguments
     # The first start dies on the test rows, the second counts what it computes.
     (tmp_path / "start.py").write_text(
         "import os, evaluate_model\n"
-        "from approach.drafting import partial as e\n"
+        "from approach.generation import partial as e\n"
         "append, left = e.PartialDrafts.append, [int(os.environ['BATCHES'])]\n"
         "def count(self, *a):\n"
         "    append(self, *a)\n"
@@ -231,16 +232,16 @@ def test_mistakes_end_in_one_clear_line(merged, base, encoder, tmp_path, capsys)
 
 
 def test_other_mistakes_are_named(arguments, tmp_path):
-    with pytest.raises(SystemExit, match="add --bertscore_num_layers"):
+    with pytest.raises(UserError, match="add --bertscore_num_layers"):
         main(EvaluationArguments(**{**arguments, "bertscore_num_layers": None}))
-    with pytest.raises(SystemExit, match="^--bertscore_num_layers 99: .*between 0 and 6"):
+    with pytest.raises(UserError, match="^--bertscore_num_layers 99: .*between 0 and 6"):
         main(EvaluationArguments(**{**arguments, "bertscore_num_layers": 99}))
     with pytest.raises(ValueError, match="is named twice"):
         same = arguments["model_name_or_path"][0]
         EvaluationArguments(**{**arguments, "model_name_or_path": [same, f"{same}/"]})
-    with pytest.raises(SystemExit, match="holdout"):
+    with pytest.raises(UserError, match="holdout"):
         main(EvaluationArguments(**{**arguments, "dataset_split": "holdout"}))
-    with pytest.raises(SystemExit, match="--model_name_or_path .*none"):
+    with pytest.raises(UserError, match="--model_name_or_path .*none"):
         main(EvaluationArguments(**{**arguments, "model_name_or_path": [str(tmp_path / "none")]}))
 
 
@@ -258,5 +259,7 @@ def test_an_output_that_holds_what_is_read_or_is_not_ours_is_refused_before_the_
         ("file", [], "file is a file: name a folder"),
     ):
         predictions = [str(tmp_path / path) for path in predictions]
-        with pytest.raises(ValueError, match=said):
-            EvaluationArguments(**read, output_dir=str(tmp_path / output), predictions=predictions, overwrite=True)
+        with pytest.raises(UserError, match=said):
+            main(
+                EvaluationArguments(**read, output_dir=str(tmp_path / output), predictions=predictions, overwrite=True)
+            )

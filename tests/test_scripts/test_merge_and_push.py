@@ -20,6 +20,7 @@ from publishing import contents, serve_hub, shown, uploads
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from approach.cards import write_model_card
+from approach.errors import UserError
 from merge_and_push import MergeArguments, main, parse_arguments
 
 
@@ -32,10 +33,9 @@ def hub(monkeypatch):
 def test_mistakes_end_in_one_clear_line(trained, dataset, tmp_path, capsys):
     none = run_script(ROOT / "merge_and_push.py", "--adapter_path", dataset, "--output_dir", tmp_path / "model")
     assert_one_clear_line(none, 1, "pairs is no adapter of train_sft.py")
-    with pytest.raises(SystemExit) as ended:
-        parse_arguments(["--adapter_path", str(trained.adapter), "--output_dir", str(dataset)])
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert ended.value.code == 2 and "pairs is not empty and holds no model of this script" in said
+    with pytest.raises(UserError, match="pairs is not empty and holds no model of this script") as ended:
+        main(parse_arguments(["--adapter_path", str(trained.adapter), "--output_dir", str(dataset)]))
+    assert ended.value.status == 2
 
 
 def test_a_dry_run_proves_and_writes_nothing(trained, tmp_path, capsys):
@@ -50,7 +50,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing(trained, tmp_path):
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); import merge_and_push as m"
     )
     arguments = ["--adapter_path", str(trained.adapter), "--output_dir", str(tmp_path / "model")]
-    command = [sys.executable, "-c", f"{limited}; m.main(m.parse_arguments({arguments!r}))"]
+    command = [sys.executable, "-c", f"{limited}; m.run_script(lambda: m.main(m.parse_arguments({arguments!r})))"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert_one_clear_line(result, 1, f"--output_dir {tmp_path / 'model'}", "nothing written")
     assert list(tmp_path.iterdir()) == []
@@ -117,11 +117,11 @@ def test_nothing_that_is_published_tells_of_this_machine(hub, trained, merged, t
     assert "adapter_model.safetensors" in shown(hub, "alice/adapter")
     (folder / "run.json").write_text(json.dumps({"base": {"name": "/home/alice/base"}}), encoding="utf-8")
     words = "Not published to alice/model: .*run.json holds a path on this machine"
-    with pytest.raises(SystemExit, match=words) as ended:
+    with pytest.raises(UserError, match=words) as ended:
         publish(folder)
-    assert f"--allow_paths /home/alice/base). {folder} is whole. To publish it later: python" in ended.value.code
+    assert f"--allow_paths /home/alice/base). {folder} is whole. To publish it later: python" in str(ended.value)
     (folder / "run.json").write_text(json.dumps({"token": "hf_" + "a" * 34}), encoding="utf-8")
-    with pytest.raises(SystemExit, match="Not published to alice/model: .*run.json holds a Hub token"):
+    with pytest.raises(UserError, match="Not published to alice/model: .*run.json holds a Hub token"):
         publish(folder)
 
 
@@ -130,7 +130,7 @@ def test_a_public_repository_is_published_to_when_asked_alone(hub, merged, tmp_p
     folder = shutil.copytree(merged, tmp_path / "model")
     publish(folder, "alice/open", public=True)
     assert not hub.repo("model", "alice/open").private
-    with pytest.raises(SystemExit, match="the repository is public: add --public"):
+    with pytest.raises(UserError, match="the repository is public: add --public"):
         publish(folder, "alice/open")
 
 
@@ -146,9 +146,9 @@ def test_a_public_repository_is_published_to_when_asked_alone(hub, merged, tmp_p
 def test_a_failure_is_told_in_one_line_with_the_command_to_finish(hub, merged, tmp_path, fault, where, words):
     folder, scores = shutil.copytree(merged, tmp_path / "model"), make_scores(tmp_path / "scores")
     hub.fail(fault, path=where, times=9)
-    with pytest.raises(SystemExit, match=f"Not published to alice/model: {words}") as caught:
+    with pytest.raises(UserError, match=f"Not published to alice/model: {words}") as caught:
         publish(folder, scores=str(scores))
-    line = caught.value.code
+    line = str(caught.value)
     assert "\n" not in line and f"{folder} is whole" in line
     later = shlex.split(line.partition("later: python merge_and_push.py ")[2])
     hub.recover()
@@ -186,7 +186,7 @@ def test_a_model_that_changed_since_it_was_merged_is_not_published(merged, tmp_p
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-4] ^= 1
     (folder / "model.safetensors").write_bytes(data)
-    with pytest.raises(SystemExit, match="model.safetensors is not the file that was written: .* merge.json"):
+    with pytest.raises(UserError, match="model.safetensors is not the file that was written: .* merge.json"):
         publish(folder)
 
 
@@ -195,7 +195,7 @@ def test_a_model_in_part_made_of_links_is_not_published_in_part(merged, tmp_path
     folder = shutil.copytree(merged, tmp_path / "model")
     (folder / "config.json").rename(tmp_path / "config.json")
     (folder / "config.json").symlink_to(tmp_path / "config.json")
-    with pytest.raises(SystemExit, match="--push_only .*config.json is a symbolic link: put what it points to in"):
+    with pytest.raises(UserError, match="--push_only .*config.json is a symbolic link: put what it points to in"):
         publish(folder)
 
 
@@ -207,16 +207,16 @@ def test_a_folder_whose_card_would_not_change_may_be_read_only(hub, merged, tmp_
     def refuse(*arguments, **options):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("approach.cards.write_whole", refuse)
+    monkeypatch.setattr("approach.cards.write_atomically", refuse)
     publish(folder)
-    with pytest.raises(SystemExit, match="README.md cannot be written: read-only. The folder is as it was"):
+    with pytest.raises(UserError, match="README.md cannot be written: read-only. The folder is as it was"):
         publish(folder, "alice/other")
 
 
 def test_an_output_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "model").touch()
-    with pytest.raises(ValueError, match="--output_dir .*model is a file: name a folder"):
-        MergeArguments(adapter_path="a", output_dir=str(tmp_path / "model"))
+    with pytest.raises(UserError, match="--output_dir .*model is a file: name a folder"):
+        main(MergeArguments(adapter_path="a", output_dir=str(tmp_path / "model")))
 
 
 def test_what_may_be_published_is_checked_before_anything_is_sent(merged, trained, tmp_path, capsys):
@@ -227,9 +227,9 @@ def test_what_may_be_published_is_checked_before_anything_is_sent(merged, traine
     (folder / "merge.json").unlink()
     publish(folder, dry_run=True)  # a model that was trained whole has a run.json alone
     (folder / "run.json").unlink()
-    with pytest.raises(SystemExit, match="holds no model of our scripts"):
+    with pytest.raises(UserError, match="holds no model of our scripts"):
         publish(folder)
-    with pytest.raises(SystemExit, match="holds no whole model"):
+    with pytest.raises(UserError, match="holds no whole model"):
         publish(trained.adapter)
     for arguments, words in (
         ({}, "name --adapter_path and --output_dir"),
@@ -272,9 +272,10 @@ def survive(hub, old, new, seeds) -> None:
             hub.fail(**rule)
         try:
             publish(new, repo_id)
-        except SystemExit as ended:
+        except UserError as error:
             failures += 1
-            assert "\n" not in ended.code and "is whole. To publish it later: python merge_and_push.py" in ended.code
+            said = "is whole. To publish it later: python merge_and_push.py"
+            assert "\n" not in str(error) and said in str(error)
         hub.recover()
         assert shown(hub, repo_id) in states.values(), f"seed {seed}: main is neither the old model nor the new one"
         arrived, before = set(repository.uploads), len(hub.requests)

@@ -13,9 +13,9 @@ from test_roles import ABSTRACTS
 from transformers import AutoTokenizer
 
 from approach.data import processes
-from approach.files import read_json
 from approach.prompt import encode_problem
 from approach.roles import ROLES
+from approach.storage import read_json
 from prepare_dataset import PrepareArguments, main
 
 SPEECH, SENSORS = ([sentence for _, sentence in abstract] for abstract in ABSTRACTS)

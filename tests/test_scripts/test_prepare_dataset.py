@@ -13,16 +13,17 @@ from huggingface_hub import DatasetCard
 from publishing import serve_hub, uploads
 
 from approach.data import processes
-from approach.files import read_json
+from approach.errors import UserError
+from approach.storage import read_json
 from prepare_dataset import PrepareArguments, main, parse_arguments
 
 
 def fails(*words: str | Path) -> str:
     """The one line in which the script ends with status 1."""
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError) as ended:
         main(parse_arguments(list(map(str, words))))
-    assert isinstance(ended.value.code, str) and "\n" not in ended.value.code
-    return ended.value.code
+    assert isinstance(str(ended.value), str) and "\n" not in str(ended.value)
+    return str(ended.value)
 
 
 def test_dataset_opens_and_says_what_it_holds(abstracts, dataset):
@@ -108,27 +109,27 @@ def test_a_place_that_cannot_be_written_ends_in_one_line(abstracts, tmp_path, ca
         (abstracts, "is a file: name a folder"),
         (abstracts / "pairs", "cannot be written: "),
     ):
-        with pytest.raises(SystemExit) as ended:
-            parse_arguments(["--dataset_name", str(abstracts), "--output_dir", str(output)])
-        assert ended.value.code == 2 and f"--output_dir {output} {said}" in capsys.readouterr().err.splitlines()[-1]
+        with pytest.raises(UserError, match=f"--output_dir {output} {said}") as ended:
+            main(parse_arguments(["--dataset_name", str(abstracts), "--output_dir", str(output)]))
+        assert ended.value.status == 2
     assert (taken / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_overwriting_takes_no_folder_that_is_not_ours(abstracts, tmp_path):
     mine = shutil.copytree(abstracts.parent, tmp_path / "mine")
     (mine / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(ValueError, match="holds no dataset of this script"):
-        PrepareArguments(dataset_name=str(abstracts), output_dir=str(mine), overwrite=True)
+    with pytest.raises(UserError, match="holds no dataset of this script"):
+        main(PrepareArguments(dataset_name=str(abstracts), output_dir=str(mine), overwrite=True))
     (mine / "build_report.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ValueError, match="mine is or holds --dataset_name .*abstracts.jsonl, which this run reads"):
-        PrepareArguments(dataset_name=str(mine / "abstracts.jsonl"), output_dir=str(mine), overwrite=True)
+    with pytest.raises(UserError, match="mine is or holds --dataset_name .*abstracts.jsonl, which this run reads"):
+        main(PrepareArguments(dataset_name=str(mine / "abstracts.jsonl"), output_dir=str(mine), overwrite=True))
 
 
 def test_a_merged_model_with_the_datasets_report_beside_it_is_no_dataset(abstracts, tmp_path):
     for name in ("config.json", "build_report.json"):
         (tmp_path / name).write_text("{}", encoding="utf-8")
-    with pytest.raises(ValueError, match="holds no dataset of this script"):
-        PrepareArguments(dataset_name=str(abstracts), output_dir=str(tmp_path), overwrite=True)
+    with pytest.raises(UserError, match="holds no dataset of this script"):
+        main(PrepareArguments(dataset_name=str(abstracts), output_dir=str(tmp_path), overwrite=True))
 
 
 @pytest.mark.parametrize("name", ["pairs[1]", "pairs*", "pairs?", "a::b", "[x]/pairs"])

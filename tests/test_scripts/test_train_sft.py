@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train_sft
-from approach import models
+from approach.errors import UserError
 from approach.training import machine
 from approach.training.help import LIBRARY_ARGUMENTS
 from approach.training.notices import hide_notices
@@ -83,7 +83,7 @@ def test_mistakes_end_in_one_clear_line(base, dataset, tmp_path, capsys):
 
 def test_target_modules_that_match_nothing_are_named_with_what_there_is(base, dataset, tmp_path):
     arguments = training_arguments(base, dataset, tmp_path / "a", "--lora_target_modules", "q_proj", "c_attn")
-    with pytest.raises(SystemExit, match="no c_attn; its linear layers are down_proj, gate_proj, k_proj, lm_head"):
+    with pytest.raises(UserError, match="no c_attn; its linear layers are down_proj, gate_proj, k_proj, lm_head"):
         train_sft.main(*arguments)
 
 
@@ -93,7 +93,7 @@ def test_a_folder_that_is_no_dataset_is_named(base, tmp_path, folder):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "train.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
     arguments = training_arguments(base, tmp_path / folder, tmp_path / "adapter")
-    with pytest.raises(SystemExit, match=folder):
+    with pytest.raises(UserError, match=folder):
         train_sft.main(*arguments)
 
 
@@ -103,7 +103,7 @@ def test_an_nvidia_card_with_a_cpu_build_of_torch_stops_the_run(base, dataset, t
     arguments = training_arguments(base, dataset, tmp_path / "adapter")
     machine.check_machine(arguments[1])  # --use_cpu true
     monkeypatch.setattr(arguments[1], "use_cpu", False)
-    with pytest.raises(SystemExit, match="build for the CPU"):
+    with pytest.raises(UserError, match="build for the CPU"):
         machine.check_machine(arguments[1])
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # as accelerate_configs/cpu.yaml sets it
     machine.check_machine(arguments[1])
@@ -113,7 +113,7 @@ def test_an_nvidia_card_with_a_cpu_build_of_torch_stops_the_run(base, dataset, t
 @pytest.mark.parametrize("asked", ["true", "false"])
 def test_a_processor_without_bfloat16_is_warned_of(base, dataset, tmp_path, monkeypatch, capsys, has_bfloat16, asked):
     instructions = {"avx512_bf16"} if has_bfloat16 else {"avx2"}
-    monkeypatch.setattr(models, "find_instructions", lambda: instructions)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: dict.fromkeys(instructions, True))
     machine.check_machine(training_arguments(base, dataset, tmp_path / "adapter", "--bf16", asked)[1])
     warned = "add --bf16 false" in capsys.readouterr().err
     assert warned == (asked == "true" and not has_bfloat16)
@@ -178,7 +178,7 @@ def test_bitsandbytes_on_a_cpu_trains_nothing_once_it_has_evaluated(wide_base, d
         train_sft.main(*arguments)
         assert (tmp_path / "adapter_model.safetensors").is_file()
         return
-    with pytest.warns(UserWarning, match="an autograd kernel was not registered"), pytest.raises(SystemExit) as ended:
+    with pytest.warns(UserWarning, match="an autograd kernel was not registered"), pytest.raises(UserError) as ended:
         train_sft.main(*arguments)
     assert "got no gradient in the first step" in str(ended.value)
 

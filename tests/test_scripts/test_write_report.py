@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, assert_one_clear_line, run_script
 
+from approach.errors import UserError
 from approach.evaluation import report
 from approach.evaluation.tables import OVERLAP, SCORES
 from write_report import main, parse_arguments
@@ -209,7 +210,7 @@ def test_markup_in_any_text_of_the_records_is_shown_as_text(records):
 
 
 def test_markup_in_place_of_any_value_is_never_live(records, monkeypatch):
-    """Numbers and flags, too: what should be a number is shown as text, or ends with one line."""
+    """Numbers and flags, too: what should be a number is shown as text, or raises UserError."""
     monkeypatch.setattr(report, "plot_lengths", lambda texts: "<svg></svg>")
     monkeypatch.setattr(report, "plot_dots", lambda title, dots: "<svg></svg>")
     monkeypatch.setattr(report, "plot_losses", lambda losses: "<svg></svg>")
@@ -221,7 +222,7 @@ def test_markup_in_place_of_any_value_is_never_live(records, monkeypatch):
             path.write_text(json.dumps(replace_at(record, place, HOSTILE)), encoding="utf-8")
             try:
                 page = write(records, "--overwrite")
-            except SystemExit as ended:
+            except UserError as ended:
                 assert str(ended).startswith((str(path), str(records / "scores" / "predictions.jsonl"))), place
             else:
                 num_pages += 1
@@ -232,16 +233,16 @@ def test_markup_in_place_of_any_value_is_never_live(records, monkeypatch):
 
 def test_a_page_that_is_there_is_not_overwritten(records, capsys):
     write(records)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError, match="report.html is there already") as ended:
         write(records)
-    assert ended.value.code == 2 and "report.html is there already" in capsys.readouterr().err
+    assert ended.value.status == 2
 
 
 def test_mistakes_end_in_one_clear_line(records, tmp_path):
     assert_one_clear_line(run_script("write_report.py", tmp_path / "none"), 1, "scores.json", "evaluate_model.py")
     assert_one_clear_line(run_script("write_report.py"), 2, "name the folder that evaluate_model.py wrote")
     (records / "scores" / "predictions.jsonl").write_text("{", encoding="utf-8")
-    with pytest.raises(SystemExit, match="predictions.jsonl: no JSON"):
+    with pytest.raises(UserError, match="predictions.jsonl: it is no JSON"):
         write(records)
     assert not list((records / "scores").glob("*report*"))
 
@@ -260,7 +261,7 @@ def test_mistakes_end_in_one_clear_line(records, tmp_path):
 def test_a_damaged_file_is_named_with_the_script_that_writes_it(records, name, script, content):
     path = records / name
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError) as ended:
         write(records)
     said = str(ended.value)
     assert said.startswith(str(path)) and script in said and "\n" not in said

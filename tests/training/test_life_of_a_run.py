@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from training_runs import assert_same, launch_command, weights
 
 import train_sft
+from approach.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +141,9 @@ def test_another_run_is_not_resumed_by_mistake(base, dataset, undisturbed, tmp_p
         (["--train_fraction", "0.5"], "dataset rows "),
         (["--lora_alpha", "32"], "lora_alpha 32, there 16"),
     ):
-        with pytest.raises(SystemExit, match=named):
+        with pytest.raises(UserError, match=named):
             train_sft.main(*train_sft.parse_arguments(launch_command(base, dataset, folder, *resume, *change)[2:]))
-    with pytest.raises(SystemExit, match="not empty: add --resume_from_checkpoint true"):
+    with pytest.raises(UserError, match="not empty: add --resume_from_checkpoint true"):
         train_sft.main(*train_sft.parse_arguments(launch_command(base, dataset, folder)[2:]))
 
 
@@ -151,7 +152,7 @@ def test_a_loss_that_is_no_number_stops_the_run_by_name(base, dataset, tmp_path)
     tensors = load_file(poisoned / "model.safetensors")
     tensors["model.norm.weight"][0] = float("nan")
     save_file(tensors, poisoned / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(SystemExit, match="step 1: the loss or a gradient is not a number"):
+    with pytest.raises(UserError, match="step 1: the loss or a gradient is not a number"):
         train_sft.main(*training_arguments(poisoned, dataset, tmp_path / "adapter"))
     assert not (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
@@ -160,7 +161,7 @@ def test_a_loss_past_reason_stops_the_run_by_name(base, dataset, tmp_path):
     arguments = training_arguments(
         base, dataset, tmp_path / "adapter", "--learning_rate", "1e4", "--max_grad_norm", "0"
     )
-    with pytest.raises(SystemExit, match=r"step \d: (a loss of .* is past|the loss or a gradient is not a number)"):
+    with pytest.raises(UserError, match=r"step \d: (a loss of .* is past|the loss or a gradient is not a number)"):
         train_sft.main(*arguments)
 
 

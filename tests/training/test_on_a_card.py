@@ -15,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from approach.training import patches, tag_rows
-from approach.training.tag_rows import TagRowScores
+from approach import embeddings
+from approach.embeddings import TagRowScores
+from approach.training import patches
 
 NUM_LABELS = 9
 TAG_IDS = [5, 6, 7, 8]
@@ -128,9 +129,9 @@ def test_every_tensor_of_a_training_step_is_on_the_card(base, dtype, monkeypatch
 
 
 def test_a_tensor_that_is_not_on_the_card_is_seen(base, monkeypatch):
-    def look_up(ids, embedding, rows, tag_ids):
-        return tag_rows.look_up(ids, embedding, rows.to("cpu"), tag_ids)
+    def embed_with_tag_rows(ids, embedding, rows, tag_ids):
+        return embeddings.embed_with_tag_rows(ids, embedding, rows.to("cpu"), tag_ids)
 
-    monkeypatch.setattr(patches, "look_up", look_up)
+    monkeypatch.setattr(patches, "embed_with_tag_rows", embed_with_tag_rows)
     with pytest.raises(RuntimeError, match="on the same device|Device Propagation"):
         step_forward(base, monkeypatch)

@@ -8,8 +8,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.utils import add_fused_lm_head
 
-from approach.training import patches, tag_rows
-from approach.training.tag_rows import TagRowScores
+from approach import embeddings
+from approach.embeddings import TagRowScores
+from approach.training import patches
 
 
 def test_peft_wrapper_without_bias_breaks_trls_fused_head(base):
@@ -29,7 +30,7 @@ def test_peft_wrapper_without_bias_breaks_trls_fused_head(base):
 
 def test_scoring_the_tags_rows_apart_changes_neither_loss_nor_gradients(trained, monkeypatch):
     """`TagRowScores`, 7 labels at a time, the last time fewer, against the plain forward pass and cross-entropy."""
-    monkeypatch.setattr(tag_rows, "HEAD_TOKENS", 7)
+    monkeypatch.setattr(embeddings, "HEAD_TOKENS", 7)
     trainer, model = trained.trainer, trained.trainer.model.eval()
     batch = next(iter(trainer.get_train_dataloader()))
     parameters = [p for p in model.parameters() if p.requires_grad]

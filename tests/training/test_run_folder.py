@@ -10,6 +10,7 @@ import torch
 from conftest import training_arguments
 
 import train_sft
+from approach.errors import UserError
 from approach.training import run_record
 from approach.training.run_folder import require_run_folder
 from approach.training.trainer import ApproachTrainer
@@ -53,11 +54,11 @@ def test_the_bases_folder_and_a_projects_are_refused_without_advice_to_overwrite
         (merged, base, "is not empty and holds no training run: choose another folder"),
     ):
         for asked in ({"overwrite": True}, {"resume": True}, {}):
-            with pytest.raises(SystemExit, match=said) as refusal:
+            with pytest.raises(UserError, match=said) as refusal:
                 require_run_folder(folder, {"--model_name_or_path": str(model)}, **{**UNASKED, **asked})
             assert "--overwrite" not in str(refusal.value) and "--resume" not in str(refusal.value)
     for asked in (["--overwrite"], GO_ON):
-        with pytest.raises(SystemExit, match="base is or holds --model_name_or_path"):
+        with pytest.raises(UserError, match="base is or holds --model_name_or_path"):
             train_sft.main(*training_arguments(own, dataset, own, *asked))
     assert contents(tmp_path) == before
 
@@ -69,9 +70,7 @@ def test_a_run_is_known_by_its_result_its_checkpoints_or_its_beginnings(tmp_path
         ("begun", ["samples.jsonl", "checkpoint-1/trainer_state.json", ".partial-x/lock"]),
     ):
         folder = make_files(tmp_path / name, *files)
-        with pytest.raises(
-            SystemExit, match=f"{name} is not empty: add --resume_from_checkpoint true, or --overwrite"
-        ):
+        with pytest.raises(UserError, match=f"{name} is not empty: add --resume_from_checkpoint true, or --overwrite"):
             require_run_folder(folder, {}, overwrite=False, resume=False)
         assert (folder / files[-1]).is_file()
         require_run_folder(folder, {}, overwrite=True, resume=False)
@@ -84,14 +83,14 @@ def test_a_run_is_known_by_its_result_its_checkpoints_or_its_beginnings(tmp_path
 
 def test_what_cannot_be_written_is_refused_before_anything_is_loaded(base, dataset, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit, match="file is a file: name a folder"):
+    with pytest.raises(UserError, match="file is a file: name a folder"):
         train_sft.main(*training_arguments(base, dataset, tmp_path / "file"))
 
     def refuse(*args, **named):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr("tempfile.mkdtemp", refuse)
-    with pytest.raises(SystemExit, match="adapter cannot be written: Read-only file system"):
+    with pytest.raises(UserError, match="adapter cannot be written: Read-only file system"):
         train_sft.main(*training_arguments(base, dataset, tmp_path / "adapter"))
 
 
@@ -103,7 +102,7 @@ def test_an_earlier_run_stays_until_the_new_one_has_done_a_step(base, dataset, f
         training_arguments(base, tmp_path / "none", folder, *CHECKPOINTS, "--overwrite"),
         training_arguments(tmp_path / "none", dataset, folder, *CHECKPOINTS, "--overwrite"),
     ):
-        with pytest.raises(SystemExit, match="none"):
+        with pytest.raises(UserError, match="none"):
             train_sft.main(*arguments)
         assert contents(folder) == before
 
@@ -112,7 +111,7 @@ def test_an_earlier_run_stays_until_the_new_one_has_done_a_step(base, dataset, f
 
     with monkeypatch.context() as patch:
         patch.setattr(ApproachTrainer, "training_step", fill)
-        with pytest.raises(SystemExit, match="memory is full"):
+        with pytest.raises(UserError, match="memory is full"):
             train_sft.main(*training_arguments(base, dataset, folder, *CHECKPOINTS, "--overwrite"))
     assert contents(folder) == before
     train_sft.main(*training_arguments(base, dataset, folder, "--max_steps", "1", "--overwrite"))
@@ -143,7 +142,7 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_complete_checkpoints(
         said = (
             "the result is not saved" if fails == "the result" else "checkpoint-2 cannot be saved: .* are as they were"
         )
-        with pytest.raises(SystemExit, match=said):
+        with pytest.raises(UserError, match=said):
             train_sft.main(*training_arguments(base, dataset, folder, *CHECKPOINTS))
     assert not list(folder.glob(".partial-*")) and not (folder / "adapter_model.safetensors").exists()
     assert (folder / "checkpoint-1" / "progress.json").is_file()

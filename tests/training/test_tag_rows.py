@@ -6,8 +6,8 @@ from conftest import make_base
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from approach.embeddings import TagRowScores, initialize_tag_rows
 from approach.prompt import TAGS, add_tags
-from approach.training.tag_rows import TagRowScores, add_tag_rows
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_tag_rows_start_from_the_words_they_stand_for(base):
     for _ in range(2):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
         add_tags(tokenizer)
-        ids = add_tag_rows(model, tokenizer, 2, set(TAGS))
+        ids = initialize_tag_rows(model, tokenizer, 2, set(TAGS))
         rows.append((model.get_input_embeddings().weight[ids], model.get_output_embeddings().weight[ids]))
     embeddings = model.get_input_embeddings().weight
     word = tokenizer("problem", add_special_tokens=False)["input_ids"]
@@ -68,7 +68,7 @@ def test_a_base_that_has_the_rows_is_not_resized(tmp_path):
     rows = model.get_input_embeddings().weight.shape[0]
     for _ in range(2):
         add_tags(tokenizer)
-        ids = add_tag_rows(model, tokenizer, 2, set(TAGS))
+        ids = initialize_tag_rows(model, tokenizer, 2, set(TAGS))
         assert model.get_input_embeddings().weight.shape[0] == rows
     assert len(set(ids)) == 4 and len(tokenizer) == max(ids) + 1
 
@@ -79,7 +79,7 @@ def test_rows_of_tags_that_the_base_knows_are_kept(merged):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged)
     new_tags = set(TAGS) - tokenizer.get_vocab().keys()
     add_tags(tokenizer)
-    ids = add_tag_rows(model, tokenizer, tokenizer.eos_token_id, new_tags)
+    ids = initialize_tag_rows(model, tokenizer, tokenizer.eos_token_id, new_tags)
     assert not new_tags and torch.equal(model.get_input_embeddings().weight[ids], known[ids])
 
 

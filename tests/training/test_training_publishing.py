@@ -13,8 +13,9 @@ from huggingface_hub import HfApi, constants
 from training_runs import assert_same, launch_command, weights
 
 import train_sft
+from approach.errors import UserError
 from approach.hub import Repository
-from approach.training.publishing import Publisher, list_model_files, staged, take_over_publishing
+from approach.training.publishing import Publisher, list_model_files, split_hub_arguments, staged
 
 # huggingface_hub's own, on uploading
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -140,7 +141,7 @@ def test_nothing_goes_to_a_public_repository_unasked(hub, checkpoint, strategy, 
     said = capsys.readouterr().err
     refused = "Not pushed to alice/adapter: the repository is public: add --public to publish there all the same"
     assert said == ("" if strategy == "end" else f"{refused}\n")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError) as ended:
         make_publisher(strategy).publish_result(checkpoint, "The adapter")
     later = f"python train_sft.py --push_only {checkpoint} --hub_model_id alice/adapter"
     assert str(ended.value) == f"{refused}. {checkpoint} is whole. To push it later: {later}"
@@ -152,7 +153,7 @@ def test_nothing_goes_to_a_public_repository_unasked(hub, checkpoint, strategy, 
 def test_asked_for_it_goes_to_a_public_repository(hub, checkpoint, base, dataset, flag):
     command = launch_command(base, dataset, checkpoint.parent, "--push_to_hub", "true", *flag)
     _, training_args, _, run_args = train_sft.parse_arguments([*command[2:], "--hub_token", "write-token"])
-    publisher, others = take_over_publishing(training_args, **run_args.describe_consent())
+    publisher, others = split_hub_arguments(training_args, **run_args.hub_options())
     assert publisher.repository == Repository("adapter", public=True)
     assert not others.push_to_hub and others.hub_token is None and training_args.push_to_hub
     publisher.publish_result(checkpoint, "The adapter")
@@ -164,7 +165,7 @@ def test_a_trackio_space_is_private_unless_the_run_is_public(public, base, datas
     """transformers hands `hub_private_repo` on to Trackio, where None leaves it to the account's default."""
     command = launch_command(base, dataset, tmp_path / "adapter", "--trackio_space_id", "alice/runs")
     _, training_args, _, run_args = train_sft.parse_arguments([*command[2:], *(["--public"] if public else [])])
-    _, others = take_over_publishing(training_args, **run_args.describe_consent())
+    _, others = split_hub_arguments(training_args, **run_args.hub_options())
     assert others.hub_private_repo is not public
 
 
@@ -184,7 +185,7 @@ def test_a_secret_in_any_text_is_refused_by_file_name(hub, checkpoint, capsys):
     ):
         kept = (checkpoint / name).read_text(encoding="utf-8") if (checkpoint / name).is_file() else ""
         (checkpoint / name).write_text(f"{kept}{secret}", encoding="utf-8")
-        with pytest.raises(SystemExit, match=f"Not pushed to alice/adapter: {said}"):
+        with pytest.raises(UserError, match=f"Not pushed to alice/adapter: {said}"):
             make_publisher(public=True).publish_result(checkpoint, "The adapter")
         make_publisher("every_save", public=True).publish_checkpoint(checkpoint, 4)
         assert f"Not pushed to alice/adapter: {said}" in capsys.readouterr().err
@@ -198,7 +199,7 @@ def test_a_secret_in_any_text_is_refused_by_file_name(hub, checkpoint, capsys):
 def test_what_would_be_refused_at_the_end_is_refused_before_training(hub, base, dataset, tmp_path, name, said):
     words = ["--push_to_hub", "true", "--hub_model_id", name, "--hub_token", "write-token"]
     arguments = train_sft.parse_arguments(launch_command(base, dataset, tmp_path / "adapter", *words)[2:])
-    with pytest.raises(SystemExit, match=f"^Not pushed to {name}.* {said}.*Nothing was trained"):
+    with pytest.raises(UserError, match=f"^Not pushed to {name}.* {said}.*Nothing was trained"):
         train_sft.main(*arguments)
     assert not (tmp_path / "adapter").exists()
     assert titles(hub.repo("model", "alice/adapter")) == ["initial commit"]
@@ -238,9 +239,9 @@ def test_a_push_that_fails_ends_in_one_line_and_keeps_the_adapter(base, dataset,
 
 def test_pushing_alone_takes_a_whole_run_and_a_name(hub, trained, checkpoint, capsys):
     def push(*words) -> str:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises((SystemExit, UserError)) as ended:
             train_sft.parse_arguments(["--push_only", *map(str, words)])
-        return capsys.readouterr().err if ended.value.code == 2 else str(ended.value.code)
+        return str(ended.value) if ended.type is UserError else capsys.readouterr().err or str(ended.value.code)
 
     assert "--push_only needs --hub_model_id user/name" in push(checkpoint)
     named = ("--hub_model_id", "alice/fresh", "--hub_token", "write-token")

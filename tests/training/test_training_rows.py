@@ -4,8 +4,8 @@ import pytest
 from datasets import Dataset, load_dataset
 from transformers import AutoTokenizer
 
-from approach.files import hash_file
 from approach.prompt import add_tags, make_completion, make_prompt
+from approach.storage import hash_file
 from approach.training import tokenization
 from approach.training.pairs import describe_rows
 from approach.training.tokenization import build_rows

@@ -1,0 +1,55 @@
+"""What our scripts leave for one another, by file name: weights, tokenizers, records; and how records are read."""
+
+from pathlib import Path
+
+from approach.errors import UserError
+from approach.storage import hash_file, read_json
+
+# The files of a folder that our scripts write; nothing else of it is published.
+RECORDS = (
+    "README.md",
+    "run.json",
+    "merge.json",
+    "gguf.json",
+    "scores.json",
+    "build_report.json",
+    "samples.jsonl",
+    "loss_curve.png",
+)
+WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors", "adapter_model.safetensors")
+GGUF_FILES = {"f16": "model-F16.gguf", "q8_0": "model-Q8_0.gguf", "q4_k_m": "model-Q4_K_M.gguf"}
+CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json")
+TOKENIZERS = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja"),
+)
+MODEL_FILES = (*WEIGHTS, *CONFIGS, *TOKENIZERS, *GGUF_FILES.values(), "Modelfile")
+DATASET_PARTS = f"data/*-00000-of-00001-{'[0-9a-f]' * 16}.parquet"
+DATASET_FILES = ("README.md", "build_report.json", "funnel.png", DATASET_PARTS)
+
+# The fields of run.json that later stages use.
+RUN_FIELDS = {
+    "base": dict,
+    "base.name": str,
+    "base.revision": str | None,
+    "base.fingerprint": str | None,
+    "dataset": dict,
+    "dataset.name": str,
+    "dataset.revision": str | None,
+    "dataset.ids": list | None,
+    "files": dict,
+}
+
+
+def read_run(folder: Path) -> dict:
+    """A training's `run.json`, empty where there is none; raises UserError where it is not as training writes it."""
+    return read_json(folder / "run.json", RUN_FIELDS)
+
+
+def check_hashes(folder: Path, record: str) -> None:
+    """Raises UserError where a file in `folder` differs from the SHA-256 that its record states under `files`."""
+    for name, digest in read_json(folder / record, {"files": dict}).get("files", {}).items():
+        if (folder / name).is_file() and hash_file(folder / name) != digest:
+            raise UserError(
+                f"{folder / name} is not the file that was written: its SHA-256 is not the one in {record}"
+            )
