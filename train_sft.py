@@ -61,6 +61,9 @@ from approach.training.arguments import (
 if TYPE_CHECKING:
     from trl import ModelConfig, ScriptArguments, SFTConfig
 
+    from approach.training.publishing import Publisher
+    from approach.training.trainer import ApproachTrainer
+
 USAGE = "accelerate launch %(prog)s --config RECIPE --ARGUMENT VALUE … (the most used: --help, all: --help_all)"
 
 
@@ -115,26 +118,16 @@ def train(
     script_args: "ScriptArguments", training_args: "SFTConfig", model_args: "ModelConfig", run_args: RunArguments
 ) -> None:
     from approach.embeddings import add_tag_tokens
-    from approach.training.callbacks import ReplaceRunCallback, add_callbacks
-    from approach.training.checkpoints import build_resume_key, check_run_folder, find_checkpoint
+    from approach.training import callbacks, checkpoints, memory, publishing, record
     from approach.training.data import load_pairs
-    from approach.training.memory import check_machine, print_preflight
-    from approach.training.publishing import split_hub_arguments
-    from approach.training.record import (
-        build_base_record,
-        build_run_record,
-        build_setup_record,
-        save_result,
-        start_wandb,
-    )
     from approach.training.trainer import ApproachTrainer, build_lora_config, load_base
 
-    check_machine(training_args)
-    publisher, training_args = split_hub_arguments(training_args, **run_args.hub_options())
+    memory.check_machine(training_args)
+    publisher, training_args = publishing.split_hub_arguments(training_args, **run_args.hub_options())
     output_dir, resume = Path(training_args.output_dir), training_args.resume_from_checkpoint
     if not run_args.preflight:
         inputs = {"--model_name_or_path": model_args.model_name_or_path, "--dataset_name": script_args.dataset_name}
-        check_run_folder(output_dir, inputs, run_args.overwrite, resume=resume is not None)
+        checkpoints.check_run_folder(output_dir, inputs, run_args.overwrite, resume=resume is not None)
         if publisher and training_args.process_index == 0:
             publisher.check_access()
 
@@ -142,7 +135,7 @@ def train(
     lora = build_lora_config(model, model_args, add_tag_tokens(model, tokenizer))
     pairs = load_pairs(script_args, training_args, run_args, tokenizer)
     if run_args.preflight:
-        return print_preflight(model, tokenizer, pairs.train, lora, training_args, model_args)
+        return memory.print_preflight(model, tokenizer, pairs.train, lora, training_args, model_args)
     trainer = ApproachTrainer(
         model=model,
         args=training_args,
@@ -153,24 +146,28 @@ def train(
     )
 
     patience = run_args.early_stopping_patience
-    resume_key = build_resume_key(training_args, model_args, pairs.record["sha256"], patience)
-    checkpoint, progress = find_checkpoint(output_dir, resume, resume_key)
+    resume_key = checkpoints.build_resume_key(training_args, model_args, pairs.record["sha256"], patience)
+    checkpoint, progress = checkpoints.find_checkpoint(output_dir, resume, resume_key)
     if checkpoint is None:  # added before the callback at which the processes wait for one another
-        trainer.add_callback(ReplaceRunCallback(output_dir, with_checkpoints=resume is None))
-    arguments = (script_args, training_args, model_args, run_args)
-    setup = build_setup_record(arguments, build_base_record(model_args), pairs.record)
+        trainer.add_callback(callbacks.ReplaceRunCallback(output_dir, with_checkpoints=resume is None))
+    base, arguments = record.build_base_record(model_args), (script_args, training_args, model_args, run_args)
+    setup = record.build_setup_record(arguments, base, pairs.record)
     if "wandb" in training_args.report_to and trainer.is_world_process_zero():
-        progress.wandb_run_id = start_wandb(training_args.run_name, setup, progress.wandb_run_id)
-    signals = add_callbacks(trainer, pairs, resume_key, progress, publisher, patience)
+        progress.wandb_run_id = record.start_wandb(training_args.run_name, setup, progress.wandb_run_id)
+    signals = callbacks.add_callbacks(trainer, pairs, resume_key, progress, publisher, patience)
     with signals.delaying_signals():
         trainer.train(resume_from_checkpoint=checkpoint)
         signals.raise_if_stopped(trainer.state.global_step)
-        save_result(trainer, build_run_record(setup, trainer, progress), output_dir)
+        record.save_result(trainer, record.build_run_record(setup, trainer, progress), output_dir)
     signals.raise_if_signalled(output_dir)
+    finish(trainer, output_dir, publisher, "adapter" if model_args.use_peft else "model")
 
-    kind, next_command = "adapter", f"merge_and_push.py --adapter_path {output_dir} --output_dir …"
-    if not model_args.use_peft:
-        kind, next_command = "model", f"evaluate_model.py --model_name_or_path {output_dir} …"
+
+def finish(trainer: "ApproachTrainer", output_dir: Path, publisher: "Publisher | None", kind: str) -> None:
+    """Prints what was written and the next command, and publishes the result where that was asked for."""
+    next_command = f"merge_and_push.py --adapter_path {output_dir} --output_dir …"
+    if kind == "model":
+        next_command = f"evaluate_model.py --model_name_or_path {output_dir} …"
     trainer.accelerator.print(f"Wrote the {kind} to {output_dir}. Next: python {next_command}")
     trainer.end()
     if publisher and trainer.is_world_process_zero():
