@@ -55,6 +55,7 @@ from approach.training.arguments import (
     DataArguments,
     check_arguments,
     format_parse_error,
+    override_evaluation,
     print_help,
 )
 
@@ -93,6 +94,10 @@ class RunArguments(PublishArguments, DataArguments):
     )
     preflight: bool = field(
         default=False, metadata={"help": "Load no weights; show what the run would do and need, and stop."}
+    )
+    extend: bool = field(
+        default=False,
+        metadata={"help": "Continue a finished run for more --max_steps or --num_train_epochs than it had."},
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace the earlier run in the output folder."})
 
@@ -145,9 +150,10 @@ def train(
         peft_config=lora,
     )
 
-    patience = run_args.early_stopping_patience
+    patience = run_args.early_stopping_patience if pairs.validation else None
     resume_key = checkpoints.build_resume_key(training_args, model_args, pairs.record["sha256"], patience)
-    checkpoint, progress = checkpoints.find_checkpoint(output_dir, resume, resume_key)
+    extended = pairs if run_args.extend else None
+    checkpoint, progress = checkpoints.find_checkpoint(output_dir, resume, resume_key, extended)
     if checkpoint is None:  # added before the callback at which the processes wait for one another
         trainer.add_callback(callbacks.ReplaceRunCallback(output_dir, with_checkpoints=resume is None))
     base, arguments = record.build_base_record(model_args), (script_args, training_args, model_args, run_args)
@@ -158,7 +164,7 @@ def train(
     with signals.delaying_signals():
         trainer.train(resume_from_checkpoint=checkpoint)
         signals.raise_if_stopped(trainer.state.global_step)
-        record.save_result(trainer, record.build_run_record(setup, trainer, progress), output_dir)
+        record.save_result(trainer, record.build_run_record(setup, trainer, pairs, progress), output_dir)
     signals.raise_if_signalled(output_dir)
     finish(trainer, output_dir, publisher, "adapter" if model_args.use_peft else "model")
 
@@ -187,7 +193,8 @@ def push_only(args: PushOnlyArguments) -> None:
 
 def parse_arguments(argv: list[str] | None = None) -> tuple:
     """TRL's three groups of arguments and `RunArguments`; `PushOnlyArguments` alone where only publishing is asked."""
-    words = {word.partition("=")[0].replace("-", "_") for word in (sys.argv[1:] if argv is None else argv)}
+    argv = sys.argv[1:] if argv is None else argv
+    words = {word.partition("=")[0].replace("-", "_") for word in argv}
     if {"_h", "__help"} & words:
         print_help(RunArguments, USAGE)
         sys.exit()
@@ -198,9 +205,14 @@ def parse_arguments(argv: list[str] | None = None) -> tuple:
     parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, RunArguments), usage=USAGE)
     parser.add_argument("--help_all", action="help", help="Show all arguments.")
     try:
-        script_args, training_args, model_args, run_args = parser.parse_args_and_config(argv)
+        groups = parser.parse_args_and_config(override_evaluation(argv))
+        script_args, training_args, model_args, run_args = groups
+        if training_args.eval_strategy == "no" and "__early_stopping_patience" not in words:
+            run_args.early_stopping_patience = None  # a recipe's
         if run_args.push_only:
             raise ValueError(f"--push_only {run_args.push_only} belongs on the command line, not into a recipe")
+        if run_args.extend and not training_args.resume_from_checkpoint:
+            raise ValueError("--extend true needs --resume_from_checkpoint true")
         check_arguments(script_args, training_args, model_args, run_args.public, run_args.early_stopping_patience)
     except Exception as error:  # a recipe may hold anything, and the libraries raise errors of any kind
         message = format_parse_error(error)

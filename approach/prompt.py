@@ -37,6 +37,19 @@ def make_prompt(problem: str, background: str = "") -> str:
     return f"<problem>{f'{problem} {background}' if background else problem}</problem><approach>"
 
 
+def normalize_whitespace(text: str) -> str:
+    """The text with one space for all white space between words, as a problem is read in training and in drafting."""
+    return " ".join(text.split())
+
+
+def normalize_prompt(prompt: str) -> str:
+    """A dataset's prompt with the white space of its problem normalized; other texts are left as they are."""
+    beginning, end = make_prompt("\0").split("\0")
+    problem = prompt.removeprefix(beginning).removesuffix(end)
+    is_ours = prompt == f"{beginning}{problem}{end}"
+    return make_prompt(normalize_whitespace(problem)) if is_ours else prompt
+
+
 def make_completion(approach: str) -> str:
     """What the model learns to write: a space, the approach, and the tag that ends it."""
     return f" {approach}{END_TAG}"
@@ -66,7 +79,7 @@ def encode_problem(tokenizer: "PreTrainedTokenizerBase", problem: str) -> "Batch
     """
     for tag in TAGS:
         problem = problem.replace(tag, " ")
-    return tokenizer(make_prompt(" ".join(problem.split())), return_tensors="pt")
+    return tokenizer(make_prompt(normalize_whitespace(problem)), return_tensors="pt")
 
 
 def render_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> str:

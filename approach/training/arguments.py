@@ -85,6 +85,30 @@ class DataArguments:
     )
 
 
+def override_evaluation(words: list[str]) -> list[str]:
+    """
+    The command line, on which `--eval_strategy no` also switches off what a recipe says about evaluations.
+
+    An argument that the command line names itself is left to TRL, which refuses it without evaluations.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--eval_strategy", "--eval-strategy", nargs="?")
+    if parser.parse_known_args(words)[0].eval_strategy != "no":
+        return words
+    named = {word.partition("=")[0].replace("-", "_") for word in words}
+    off = [name for name in ("eval_on_start", "load_best_model_at_end") if f"__{name}" not in named]
+    return [*words, *(word for name in off for word in (f"--{name}", "false"))]
+
+
+def disable_evaluation(training_args: "SFTConfig") -> None:
+    """Switches off evaluations, and the choice of the best checkpoint, which rests on them."""
+    training_args.eval_strategy = type(training_args.eval_strategy)("no")
+    training_args.do_eval = training_args.eval_on_start = training_args.load_best_model_at_end = False
+    training_args.metric_for_best_model = None
+    if training_args.save_strategy == "best":
+        training_args.save_strategy = type(training_args.save_strategy)("steps")
+
+
 def check_arguments(
     script_args: "ScriptArguments",
     training_args: "SFTConfig",

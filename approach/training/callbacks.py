@@ -42,6 +42,9 @@ def add_callbacks(
     trainer.add_metrics_callback(ThroughputCallback(trainer.model, progress, pairs.epoch_steps))
     if pairs.problems and not trainer.is_fsdp_enabled:  # with FSDP a process cannot draft with its part of the model
         trainer.add_callback(DraftSamplesCallback(trainer.processing_class, pairs.problems))
+    if progress.extensions:
+        trainer.run_ends = [part["rows"] for part in progress.extensions if part["rows"] < len(pairs.train)]
+        trainer.add_callback(ExtendRunCallback(progress, len(pairs.train)))
     signals = SignalCallback()
     trainer.add_callback(signals)
     trainer.add_callback(SanityCheckCallback(trainer.model.config.get_text_config().vocab_size))
@@ -70,6 +73,36 @@ class ReplaceRunCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         while self.checkpoints and state.is_world_process_zero:
             shutil.rmtree(self.checkpoints.pop())
+
+
+class ExtendRunCallback(TrainerCallback):
+    """Gives the added steps the learning rate of the longer schedule, says so, and records it in `progress`."""
+
+    def __init__(self, progress: Progress, num_rows: int):
+        self.extension, self.num_added = progress.extensions[-1], num_rows - progress.extensions[-1]["rows"]
+
+    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
+        if "learning_rate" in self.extension:  # recorded at the first added step, and resumed since
+            return
+        scheduler = getattr(lr_scheduler, "scheduler", lr_scheduler)  # Accelerate wraps it
+        last_rate = scheduler.get_last_lr()[0]
+        if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):  # the checkpoint's rate is of the shorter one
+            factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+            scheduler._last_lr = [rate * factor for rate, factor in zip(scheduler.base_lrs, factors, strict=True)]
+            for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
+        rate = scheduler.get_last_lr()[0]
+        self.extension |= {"max_steps": state.max_steps, "learning_rate": rate}
+        if state.is_world_process_zero:
+            rows = (
+                f"{self.num_added:,} rows come next that it has not seen" if self.num_added else "all rows come again"
+            )
+            print(
+                f"Extends the run of {self.extension['step']} steps to {state.max_steps}: {rows}. The learning rate "
+                f"was {last_rate:.3g} at its end and continues at {rate:.3g}, by the {args.lr_scheduler_type.value} "
+                f"schedule over {state.max_steps} steps. One run of {state.max_steps} steps would mix all rows and "
+                "lower the learning rate over all steps: its weights would differ."
+            )
 
 
 class ThroughputCallback(TrainerCallback):

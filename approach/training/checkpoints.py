@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from zipfile import is_zipfile
 
@@ -11,6 +11,7 @@ from trl import ModelConfig, SFTConfig
 
 from approach.errors import UserError, explain_os_error, first_line
 from approach.storage import Inputs, check_no_input, check_writable, public_name, remove_leftovers
+from approach.training.data import Pairs, hash_rows
 from approach.training.publishing import PROGRESS
 
 # A resumed run may have other values of these: the weights come out the same. All other arguments are compared.
@@ -54,6 +55,7 @@ IGNORED_PREFIXES = (
 )
 # Ignored as well, unless an evaluation decides which weights are kept.
 SELECTION_PREFIXES = ("eval_", "save_", "metric_for_best_model", "greater_is_better")
+LENGTHS = ("max_steps", "num_train_epochs")  # a finished run may be extended to more of these
 MAX_NAMED = 5  # of the arguments that differ
 SAMPLES = "samples.jsonl"  # the drafts of the evaluations so far, which a resumed run adds to
 PARTIAL = ".partial-"  # the result while it is written, in the run's folder
@@ -70,6 +72,7 @@ class Progress:
     positions: int = 0  # with padding
     wandb_run_id: str | None = None
     activation_dtype: str | None = None  # the precision in force
+    extensions: list[dict] = field(default_factory=list)  # the steps and rows after which the run was extended
 
 
 def check_run_folder(output_dir: Path, inputs: Inputs, overwrite: bool, resume: bool) -> None:
@@ -144,11 +147,14 @@ def hide_folder(value: object) -> object:
     return public_name(value) if isinstance(value, str) and os.path.exists(value) else value
 
 
-def find_checkpoint(output_dir: Path, wanted: str | None, resume_key: dict) -> tuple[str | None, Progress]:
+def find_checkpoint(
+    output_dir: Path, wanted: str | None, resume_key: dict, extended: Pairs | None = None
+) -> tuple[str | None, Progress]:
     """
     The checkpoint to resume from and its progress: the one named, or for `true` the last complete one, if any.
 
-    `progress.json` is written last of a checkpoint: without it, the writing was interrupted.
+    `progress.json` is written last of a checkpoint: without it, the writing was interrupted. Where a finished run may
+    be extended, `extended` are the rows of the longer run.
 
     Raises:
         UserError: where the checkpoint is of another run: the same result bit for bit needs the same rows, order and
@@ -166,12 +172,41 @@ def find_checkpoint(output_dir: Path, wanted: str | None, resume_key: dict) -> t
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             print(f"{checkpoint} is not complete: skipped ({type(error).__name__}: {first_line(error)})")
             continue
-        check_same_run(checkpoint, resume_key, saved_key)
+        if extended and (extension := find_extension(checkpoint, resume_key, saved_key, extended)):
+            progress.extensions.append(extension)
+        else:
+            check_same_run(checkpoint, resume_key, saved_key)
         return str(checkpoint), progress
     if not takes_last:
         raise UserError(f"--resume_from_checkpoint {wanted}: no complete checkpoint")
+    if extended:
+        raise UserError(
+            f"--extend: no complete checkpoint in {output_dir}. Merge its adapter and train from the model"
+        )
     print(f"No complete checkpoint in {output_dir}: starting from the beginning")
     return None, Progress()
+
+
+def find_extension(checkpoint: Path, resume_key: dict, saved_key: dict, pairs: Pairs) -> dict | None:
+    """
+    The step and the number of rows at which a finished run ended that is to be made longer; None for the same length.
+
+    Raises:
+        UserError: where the run is not finished, or differs from this one in more than its length.
+    """
+    longer = [name for name in LENGTHS if 0 < saved_key[name] < resume_key[name]]
+    if not longer:
+        return None
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    if state["global_step"] < state["max_steps"]:
+        steps = f"{state['global_step']} of {state['max_steps']} steps"
+        raise UserError(f"--extend: {checkpoint} is of a run that is not finished, {steps}: resume it as it was first")
+    num_rows, saved_length = len(pairs.train), {name: saved_key[name] for name in longer}
+    if "max_steps" in longer:  # a shorter run takes the first rows of a longer one
+        num_rows = min(num_rows, saved_key["max_steps"] * pairs.step_rows)
+        saved_length["dataset rows"] = hash_rows(pairs.train, num_rows)
+    check_same_run(checkpoint, {**resume_key, **saved_length}, saved_key)
+    return {"step": state["global_step"], "rows": num_rows}
 
 
 def check_complete(checkpoint: Path) -> None:
@@ -198,5 +233,7 @@ def check_same_run(checkpoint: Path, resume_key: dict, saved_key: dict) -> None:
     if changed:
         more = f"; and {len(changed) - MAX_NAMED} more" if len(changed) > MAX_NAMED else ""
         raise UserError(
-            f"--resume_from_checkpoint {checkpoint} is of another run: {'; '.join(changed[:MAX_NAMED])}{more}"
+            f"--resume_from_checkpoint {checkpoint} is of another run: {'; '.join(changed[:MAX_NAMED])}{more}. A "
+            "finished run can be made longer by --extend true with more --max_steps or --num_train_epochs. For any "
+            "other change merge it (merge_and_push.py) and train from the merged model"
         )

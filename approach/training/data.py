@@ -1,6 +1,7 @@
 """The rows of a run: how many it takes, their token ids, labels on the approach alone, and their record."""
 
 import hashlib
+import inspect
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,9 @@ from trl import ScriptArguments, SFTConfig
 
 from approach.dataset import load_split
 from approach.errors import UserError
-from approach.prompt import END_TAG
+from approach.prompt import END_TAG, normalize_prompt
 from approach.storage import hash_file, public_name
-from approach.training.arguments import DataArguments
+from approach.training.arguments import DataArguments, disable_evaluation
 
 COLUMNS = ("id", "problem", "prompt", "completion")
 # The mark that ends a sentence: set off by spaces, as in tokenized corpora, or before a space and a capital or a
@@ -39,14 +40,20 @@ class Pairs:
     """
     What a run takes of a dataset: tokenized rows, the problems to draft for, and the record of the training rows.
 
-    `epoch_steps` is how many steps an epoch of the complete split would take.
+    `ids` are those of the training rows in order, and `step_rows` is how many rows make a step.
     """
 
     train: Dataset
     validation: Dataset | None
     problems: list[dict]
+    ids: list
     record: dict
-    epoch_steps: float
+    step_rows: int
+
+    @property
+    def epoch_steps(self) -> float:
+        """How many steps an epoch of the complete split would take."""
+        return self.record["split_rows"] / self.step_rows
 
 
 def load_pairs(
@@ -58,8 +65,10 @@ def load_pairs(
     """
     Loads and tokenizes the rows that the arguments ask for, and prints how many there are.
 
+    Switches the evaluations of `training_args` off where the dataset has no validation split.
+
     Raises:
-        UserError: where the dataset cannot be read, or none of its rows fits in `--max_length`.
+        UserError: where the dataset cannot be read, or no row of a split fits in `--max_length`.
     """
     source = {"name": script_args.dataset_name, "columns": COLUMNS, "revision": data_args.dataset_revision}
     source["config"] = script_args.dataset_config
@@ -72,10 +81,14 @@ def load_pairs(
     with training_args.main_process_first(desc="tokenizing"):
         rows = build_rows(split.shuffle(seed=training_args.seed), num_rows, **options)
         if training_args.eval_strategy != "no":
-            held_out = load_split(**source, split=script_args.dataset_test_split)
-            validation = build_rows(held_out, data_args.num_eval_rows, **options).dataset
+            held_out = load_validation(source, script_args.dataset_test_split, training_args)
+        if training_args.eval_strategy != "no":
+            validation_rows = build_rows(held_out, data_args.num_eval_rows, **options)
+            check_not_empty(validation_rows, script_args.dataset_test_split, training_args.max_length)
+            validation = validation_rows.dataset
             problems = held_out.select(range(min(data_args.num_samples, len(held_out)))).to_list()
-    check_not_empty(rows, num_rows, training_args.max_length)
+            problems = [{**row, "prompt": normalize_prompt(row["prompt"])} for row in problems]
+    check_not_empty(rows, script_args.dataset_train_split, training_args.max_length)
     if training_args.process_index == 0:
         max_steps = training_args.max_steps
         epochs = max_steps * step_rows / len(split) if max_steps > 0 else training_args.num_train_epochs
@@ -87,7 +100,20 @@ def load_pairs(
         "revision": data_args.dataset_revision,
         **build_rows_record(rows, len(split), training_args.seed),
     }
-    return Pairs(rows.dataset, validation, problems, record, epoch_steps=len(split) / step_rows)
+    return Pairs(rows.dataset, validation, problems, rows.ids, record, step_rows)
+
+
+def load_validation(source: dict, split: str, training_args: SFTConfig) -> Dataset | None:
+    """The validation split; where a small dataset has none, says so and switches the evaluations off."""
+    try:
+        return load_split(**source, split=split)
+    except UserError as error:
+        if not str(error.__cause__).startswith("Unknown split"):
+            raise
+    disable_evaluation(training_args)
+    if training_args.process_index == 0:
+        print(f"--dataset_name {source['name']} has no split {split}: training without evaluations")
+    return None
 
 
 def count_rows(split_rows: int, train_fraction: float, training_args: SFTConfig, step_rows: int) -> int:
@@ -98,13 +124,11 @@ def count_rows(split_rows: int, train_fraction: float, training_args: SFTConfig,
     return num_rows
 
 
-def check_not_empty(rows: TokenizedRows, num_rows: int, max_length: int) -> None:
+def check_not_empty(rows: TokenizedRows, split: str, max_length: int) -> None:
     """Raises UserError where none of the rows fits."""
     if not len(rows.dataset):
-        raise UserError(
-            f"no row to train on: of {num_rows:,}, {rows.outcomes['dropped']:,} do not fit in --max_length "
-            f"{max_length}: raise it"
-        )
+        num_dropped = rows.outcomes["dropped"]
+        raise UserError(f"--max_length {max_length}: none of {num_dropped:,} rows of the split {split} fits: raise it")
 
 
 def build_rows_record(rows: TokenizedRows, split_rows: int, seed: int) -> dict:
@@ -114,17 +138,22 @@ def build_rows_record(rows: TokenizedRows, split_rows: int, seed: int) -> dict:
     `ids` are those of the rows trained on, in the order of the split shuffled with `seed`; None where every row of
     the split was used, since a list of all of them would say nothing.
     """
-    digest = hashlib.sha256()
-    for batch in rows.dataset.with_format("arrow").iter(1000):
-        digest.update(repr(batch["input_ids"].to_pylist()).encode())
     return {
-        "sha256": digest.hexdigest()[:16],
+        "sha256": hash_rows(rows.dataset, len(rows.dataset)),
         "split_rows": split_rows,
         "rows": len(rows.dataset),
         **rows.outcomes,
         "seed": seed,
         "ids": rows.ids if len(rows.ids) < split_rows else None,
     }
+
+
+def hash_rows(rows: Dataset, num_rows: int) -> str:
+    """16 hexadecimal digits for the tokens of the first `num_rows` rows, by which a resumed run knows its rows."""
+    digest = hashlib.sha256()
+    for batch in rows.select(range(num_rows)).with_format("arrow").iter(1000):
+        digest.update(repr(batch["input_ids"].to_pylist()).encode())
+    return digest.hexdigest()[:16]
 
 
 def build_rows(
@@ -155,8 +184,9 @@ def build_rows(
 
 
 def build_cache_key(rows: Dataset, options: dict) -> str:
-    """The key of tokenized rows in datasets' cache. It covers this file, of which datasets sees only a name."""
-    return Hasher.hash([rows._fingerprint, hash_file(Path(__file__)), options])
+    """The key of tokenized rows in datasets' cache. It covers our code, of which datasets sees only a name."""
+    files = (__file__, inspect.getfile(normalize_prompt))
+    return Hasher.hash([rows._fingerprint, *(hash_file(Path(file)) for file in files), options])
 
 
 def tokenize(
@@ -165,6 +195,8 @@ def tokenize(
     """
     Turns `prompt` and `completion` into `input_ids` and `labels`; a row that is dropped comes out empty.
 
+    The white space of the problem is normalized, as it is when the model drafts.
+
     Labels are -100 on the prompt and the token ids on the completion, its end tag included. TRL would build the same
     labels row by row, but would cut the end tag off long rows and train on what is left.
 
@@ -172,12 +204,13 @@ def tokenize(
         UserError: where the tokens of a prompt are not the first tokens of prompt and completion together.
     """
     rows = {"input_ids": [], "labels": [], "length": [], "outcome": []}
-    prompts = tokenizer(batch["prompt"])["input_ids"]
-    texts = [prompt + completion for prompt, completion in zip(batch["prompt"], batch["completion"], strict=True)]
+    prompt_texts = list(map(normalize_prompt, batch["prompt"]))
+    prompts = tokenizer(prompt_texts)["input_ids"]
+    texts = [prompt + completion for prompt, completion in zip(prompt_texts, batch["completion"], strict=True)]
     for i, ids in enumerate(tokenizer(texts)["input_ids"]):
         outcome, prompt = "complete", prompts[i]
         if len(ids) > max_length:
-            pair = batch["prompt"][i], batch["completion"][i]
+            pair = prompt_texts[i], batch["completion"][i]
             ids = shorten(*pair, tokenizer, max_length) if long_rows == "shorten" else []
             outcome = "shortened" if ids else "dropped"
         if ids and ids[: len(prompt)] != prompt:

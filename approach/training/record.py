@@ -22,6 +22,7 @@ from approach.errors import UserError, first_line
 from approach.models import compute_fingerprint
 from approach.storage import hash_file, public_name, temporary_folder, write_json
 from approach.training.checkpoints import PARTIAL, Progress
+from approach.training.data import Pairs
 from approach.training.trainer import ApproachTrainer
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -70,8 +71,17 @@ def build_base_record(model_args: ModelConfig) -> dict:
     return {"name": public_name(name), "revision": commit, "fingerprint": fingerprint}
 
 
-def build_run_record(setup: dict, trainer: ApproachTrainer, progress: Progress) -> dict:
-    """What `run.json` holds: the setup, and what training found: device, speed, memory, losses."""
+def build_run_record(setup: dict, trainer: ApproachTrainer, pairs: Pairs, progress: Progress) -> dict:
+    """
+    What `run.json` holds: the setup, and what training found: device, speed, memory, losses.
+
+    Of the rows it names those that the run has read, which are not all where it stopped within its first epoch. Of
+    packed rows it names all.
+    """
+    seen = None if trainer.args.packing else trainer.list_seen_rows()
+    if seen is not None:
+        rows = {"rows": len(seen), "ids": [pairs.ids[number] for number in seen]}
+        setup = {**setup, "dataset": {**setup["dataset"], **rows}}
     on_gpu, state, seconds = trainer.args.device.type == "cuda", trainer.state, progress.seconds
     threads = torch.get_num_threads()
     cpu = f"CPU, {platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"
@@ -83,6 +93,7 @@ def build_run_record(setup: dict, trainer: ApproachTrainer, progress: Progress) 
         "activation_dtype": progress.activation_dtype,
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "steps": state.global_step,
+        "extensions": progress.extensions,
         "best_step": state.best_global_step if trainer.args.load_best_model_at_end else None,
         "seconds": round(seconds, 1),
         "tokens_a_second": round(progress.tokens / seconds, 1) if seconds else None,

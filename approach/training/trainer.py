@@ -1,14 +1,17 @@
 """What is trained and how: the base, its LoRA configuration, and TRL's trainer with what the tags' rows need."""
 
 import shutil
+from collections.abc import Iterator
+from itertools import islice, pairwise
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
+from transformers.trainer_utils import EvalLoopOutput
 from trl import ModelConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from approach.embeddings import train_tag_rows
@@ -69,11 +72,15 @@ class ApproachTrainer(SFTTrainer):
     `SFTTrainer` whose order of rows depends on seed and epoch alone, and whose checkpoints hold no secret.
 
     With a LoRA configuration the tags' rows are looked up and scored beside the matrices (`patches`, `embeddings`).
+
+    `run_ends` are the numbers of rows after which the run had ended before it was extended, if it was.
     """
 
     def __init__(self, **named):
         patches.score_in_small_tiles()
         super().__init__(**named)
+        self.run_ends: list[int] = []
+        self.eval_loss_sum, self.num_eval_labels = 0.0, 0
         patches.give_head_a_bias(self.model)
         has_rows = hasattr(self.model.get_input_embeddings(), "token_adapter")
         if has_rows and self.accelerator.distributed_type.value in COMPLETE_MATRICES:
@@ -94,6 +101,58 @@ class ApproachTrainer(SFTTrainer):
             raise UserError(
                 "The card's memory is full: take recipes/tinyllama_lora_fp32_small.yaml, or a smaller --max_length"
             ) from error
+
+    def list_seen_rows(self) -> list[int] | None:
+        """The numbers of the training rows that the steps so far have read; None where they have read them all."""
+        args = self.args
+        num_seen = self.state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        if num_seen >= len(self.train_dataset):
+            return None
+        batches = self.callback_handler.train_dataloader.batch_sampler
+        while hasattr(batches, "batch_sampler"):  # Accelerate's, which deals the batches out to the processes
+            batches = batches.batch_sampler
+        if hasattr(batches.sampler, "set_epoch"):
+            batches.sampler.set_epoch(0)
+        return sorted(islice(batches.sampler, num_seen))
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """
+        As the Trainer's, but the loss is a mean over all labelled tokens of all processes.
+
+        The Trainer's is a mean of the batches' means, which depends on the batch size.
+        """
+        self.eval_loss_sum, self.num_eval_labels = 0.0, 0
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        totals = [self.eval_loss_sum, self.num_eval_labels]
+        if self.args.world_size > 1:
+            totals = self.accelerator.reduce(torch.tensor(totals, device=self.args.device)).tolist()
+        output.metrics[f"{metric_key_prefix}_loss"] = totals[0] / max(totals[1], 1)
+        return output
+
+    def prediction_step(self, model: torch.nn.Module, inputs: dict, *arguments, **named) -> tuple:
+        """As TRL's, and adds up the loss of the batch's labels."""
+        inputs = {**inputs, "labels": self.mask_repeated_rows(inputs["labels"])}
+        loss, *outputs = super().prediction_step(model, inputs, *arguments, **named)
+        num_labels = int((inputs["labels"][:, 1:] != -100).sum())
+        self.eval_loss_sum += loss.item() * num_labels
+        self.num_eval_labels += num_labels
+        return loss, *outputs
+
+    def mask_repeated_rows(self, labels: torch.Tensor) -> torch.Tensor:
+        """The labels of a batch, without those of rows that Accelerate repeats so that all processes have a batch."""
+        state = self.accelerator.gradient_state
+        if self.args.world_size == 1 or self.padding_free or not state.end_of_dataloader or state.remainder < 1:
+            return labels
+        labels = labels.clone()
+        labels[max(0, state.remainder - self.args.process_index * len(labels)) :] = -100
+        return labels
 
     def _evaluate(self, *arguments, **named) -> dict[str, float]:
         """
@@ -135,10 +194,15 @@ class ApproachTrainer(SFTTrainer):
         not. Here it is asked for a single process, since Accelerate deals the batches out to the processes.
         """
         args, rows = self.args, self.train_dataset  # the argument `train_dataset` has lost its lengths
-        if args.train_sampling_strategy != "group_by_length":
+        if args.train_sampling_strategy != "group_by_length" and not self.run_ends:
             return super()._get_train_sampler(train_dataset)
         step_rows = args.train_batch_size * args.gradient_accumulation_steps
         lengths = rows["length"][:] if "length" in rows.column_names else None  # packing drops the column
+        if self.run_ends:
+            is_grouped = args.train_sampling_strategy == "group_by_length"
+            return ExtendedRunSampler(
+                [0, *self.run_ends, len(rows)], lengths if is_grouped else None, step_rows, args.seed
+            )
         return DistributedLengthGroupedSampler(
             step_rows, rows, num_replicas=1, rank=0, seed=args.seed, lengths=lengths
         )
@@ -161,3 +225,39 @@ class ApproachTrainer(SFTTrainer):
         else:
             model.save_pretrained(folder, state_dict=state_dict)
         self.processing_class.save_pretrained(folder)
+
+
+class ExtendedRunSampler(Sampler[int]):
+    """
+    The order of rows of a run that was extended: in the first epoch each part's rows after those of the part before.
+
+    `ends` are the numbers of rows at which the parts end, from 0 on. With `lengths` the rows of a part are grouped by
+    length; without, a part's first epoch keeps the order of the rows, which are shuffled already. Later epochs take
+    all rows together.
+    """
+
+    def __init__(self, ends: list[int], lengths: list[int] | None, step_rows: int, seed: int):
+        self.ends, self.lengths, self.step_rows, self.seed, self.epoch = ends, lengths, step_rows, seed, 0
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        ends = self.ends if self.epoch == 0 else [0, self.ends[-1]]
+        for start, end in pairwise(ends):
+            yield from (start + row for row in self.order_rows(start, end))
+
+    def order_rows(self, start: int, end: int) -> list[int]:
+        """The order of the rows from `start` to `end`, counted from `start`."""
+        if self.lengths is not None:
+            options = {"num_replicas": 1, "rank": 0, "seed": self.seed, "lengths": self.lengths[start:end]}
+            sampler = DistributedLengthGroupedSampler(self.step_rows, **options)
+            sampler.set_epoch(self.epoch)
+            return list(sampler)
+        if self.epoch == 0:
+            return list(range(end - start))
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return torch.randperm(end - start, generator=generator).tolist()

@@ -79,7 +79,10 @@ def test_how_often_is_evaluated_counts_where_the_best_weights_are_kept():
 def test_no_more_than_five_differences_are_named(folder):
     more = [f"--{name}" for name in ("adam_beta1", "adam_beta2", "learning_rate", "weight_decay", "lora_dropout")]
     changed = [word for name in more for word in (name, "0.5")] + ["--seed", "1"]
-    with pytest.raises(UserError, match="and 1 more$"):
+    with pytest.raises(
+        UserError,
+        match="; and 1 more. A finished run can be made longer by --extend true .* train from the merged model$",
+    ):
         find_checkpoint(folder, "true", identify(*changed))
 
 

@@ -176,8 +176,14 @@ def test_a_process_without_any_gradient_is_left_to_the_others():
 
 
 def test_two_processes_give_the_losses_of_one(base, dataset, tmp_path):
-    """DDP over gloo, the same rows a step, no dropout. Two runs that know nothing of each other would not pass."""
+    """
+    DDP over gloo, the same rows a step, no dropout. Two runs that know nothing of each other would not pass.
+
+    Five validation rows: Accelerate repeats rows, so that both processes have as many, and they must not count twice.
+    """
     common = ["--max_steps", 4, "--save_strategy", "no", "--lora_dropout", 0]
+    common += ["--eval_strategy", "steps", "--eval_steps", 4, "--num_eval_rows", 5, "--num_samples", 0]
+    common += ["--per_device_eval_batch_size", 2]
     common += ["--train_sampling_strategy", "sequential"]
     for name, processes, batch in (("one", 1, 4), ("two", 2, 2)):
         command = launch_command(base, dataset, tmp_path / name, *common, "--per_device_train_batch_size", batch)
@@ -189,4 +195,6 @@ def test_two_processes_give_the_losses_of_one(base, dataset, tmp_path):
     assert [run["distributed_type"] for run in runs] == ["MULTI_CPU", "MULTI_CPU"]
     assert [run["processes"] for run in runs] == [1, 2]
     for one, two in zip(runs[0]["losses"], runs[1]["losses"], strict=True):
-        assert one["loss"] == pytest.approx(two["loss"], abs=1e-4)
+        name = "loss" if "loss" in one else "eval_loss"
+        assert one[name] == pytest.approx(two[name], abs=1e-4)
+    assert "eval_loss" in runs[0]["losses"][-1]

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT, training_arguments
 from datasets import load_dataset
 from peft import AutoPeftModelForCausalLM
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer
 
 import train_sft
 from approach.training.callbacks import SAMPLE_TOKENS
+from approach.training.data import tokenize
 from approach.training.record import start_wandb
 from approach.training.trainer import ApproachTrainer
 
@@ -180,3 +182,23 @@ def test_samples_of_a_run_that_is_not_gone_on_with_are_not_kept(base, dataset, t
     train_sft.main(*training_arguments(base, dataset, folder, *more, "--resume_from_checkpoint", "true"))
     rows = list(map(json.loads, (folder / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]))
     assert [row["step"] for row in rows] == [4]
+
+
+def test_the_evaluation_loss_is_a_mean_over_tokens_whatever_the_batch(base, dataset, tmp_path):
+    losses = []
+    for batch in ("1", "3", "6"):
+        more = ["--eval_strategy", "steps", "--eval_steps", "1", "--max_steps", "1", "--num_samples", "0"]
+        folder = tmp_path / batch
+        train_sft.main(*training_arguments(base, dataset, folder, *more, "--per_device_eval_batch_size", batch))
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        losses.append(next(entry["eval_loss"] for entry in run["losses"] if "eval_loss" in entry))
+    assert max(losses) - min(losses) < 1e-6
+    model, tokenizer = AutoPeftModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    rows = tokenize(load_dataset(str(dataset), split="validation")[:], tokenizer, 256, "shorten")
+    total, count = 0.0, 0
+    for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True):
+        ids, labels = torch.tensor([ids]), torch.tensor(labels[1:])
+        logits = model(ids).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum").item()
+        count += int((labels != -100).sum())
+    assert losses[0] == pytest.approx(total / count, abs=1e-5)

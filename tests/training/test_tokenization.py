@@ -1,7 +1,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from approach.prompt import add_tags
+from approach.prompt import add_tags, encode_problem, make_prompt
 from approach.training.data import shorten, tokenize
 
 
@@ -40,6 +40,15 @@ def test_exact_labels_of_one_row(tagged):
     assert row["input_ids"] == [prompt_ids + completion_ids]
     assert row["labels"] == [[-100] * len(prompt_ids) + completion_ids]
     assert tagged.convert_ids_to_tokens(completion_ids[-1]) == "</approach>"
+
+
+def test_the_white_space_of_a_problem_is_read_as_in_drafting(tagged):
+    problem, completion = " We study\n noise  and\u00a0graphs.\t", " We learn.</approach>"
+    row = tokenize({"id": ["a"], "prompt": [make_prompt(problem)], "completion": [completion]}, tagged, 64, "drop")
+    prompt_ids = encode_problem(tagged, problem)["input_ids"][0].tolist()
+    assert row["input_ids"] == [prompt_ids + tagged(completion, add_special_tokens=False)["input_ids"]]
+    other = {"id": ["a"], "prompt": ["Two  words:"], "completion": [completion]}  # a prompt of another form
+    assert tokenize(other, tagged, 64, "drop")["input_ids"] == [tagged("Two  words:" + completion)["input_ids"]]
 
 
 def test_long_rows_lose_whole_sentences_never_the_end_tag(tagged):

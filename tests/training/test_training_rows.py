@@ -1,13 +1,16 @@
 import json
 
 import pytest
+from conftest import training_arguments
 from datasets import Dataset, load_dataset
 from transformers import AutoTokenizer
 
+import train_sft
 from approach.prompt import add_tags, make_completion, make_prompt
 from approach.storage import hash_file
 from approach.training import data
-from approach.training.data import build_rows, build_rows_record
+from approach.training.data import build_rows, build_rows_record, tokenize
+from approach.training.trainer import ApproachTrainer
 
 
 @pytest.fixture
@@ -46,6 +49,24 @@ def test_a_run_names_its_rows_in_the_order_of_the_shuffled_split(trained, datase
     run = json.loads((trained.adapter / "run.json").read_text(encoding="utf-8"))
     shuffled = load_dataset(str(dataset), split="train").shuffle(seed=42)
     assert run["dataset"]["ids"] == shuffled.select(range(16))["id"][:]
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "random", "sequential"])
+def test_a_run_of_half_an_epoch_names_only_the_rows_that_it_read(base, dataset, tmp_path, monkeypatch, strategy):
+    read, compute_loss = [], ApproachTrainer.compute_loss
+
+    def keep(trainer, model, inputs, **named):
+        read.extend(ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"]))
+        return compute_loss(trainer, model, inputs, **named)
+
+    monkeypatch.setattr(ApproachTrainer, "compute_loss", keep)
+    half = ["--max_steps", "-1", "--num_train_epochs", "0.5", "--train_sampling_strategy", strategy]
+    train_sft.main(*training_arguments(base, dataset, tmp_path / "adapter", *half))
+    record = json.loads((tmp_path / "adapter" / "run.json").read_text(encoding="utf-8"))["dataset"]
+    split = load_dataset(str(dataset), split="train")
+    rows = split.select([split["id"][:].index(row_id) for row_id in record["ids"]])
+    expected = tokenize(rows[:], AutoTokenizer.from_pretrained(tmp_path / "adapter"), 256, "shorten")["input_ids"]
+    assert record["rows"] == len(rows) == 56 and sorted(read) == sorted(expected), "14 of 27 steps of four rows"
 
 
 def test_rows_of_an_older_code_are_not_taken_from_the_cache(dataset, tagged, monkeypatch):
