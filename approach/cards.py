@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from huggingface_hub import DatasetCardData, EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, TemplateError
@@ -13,7 +15,6 @@ from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
 from approach.storage import read_json, write_atomically
 
 DATASET_COLUMNS = ("id", "problem", "approach", "prompt", "completion")
-ROLE_FEATURES = ({"name": "roles", "list": "string"}, {"name": "role_confidence", "dtype": "float64"})
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")  # the Hub's bounds of `size_categories`
 METRICS = {
     "specificity": "specificity",
@@ -51,18 +52,26 @@ RECIPE = (
 )
 
 
-def dataset_card(samples: list[dict], report: dict, files: dict[str, dict]) -> str:
+def dataset_card(
+    samples: list[dict],
+    report: dict,
+    files: dict[str, dict],
+    rule_columns: Mapping[str, str | list[str]] = MappingProxyType({}),
+    template: str = "dataset_card_first_sentence.md.jinja",
+    rule_help: str = "",
+) -> str:
     """
     The dataset's card: where it comes from, what was dropped, how long its rows are, and what it is not.
 
-    `samples` are the rows to show, by roles with their `sentences`, `roles` and `uses`; `report` is
-    `build_report.json`, and `files` holds the `path` and the `num_bytes` of each split.
+    `samples` are the rows to show, `report` is `build_report.json`, and `files` holds the `path` and the `num_bytes`
+    of each split. A pair rule adds `rule_columns` to the dataset, and has a `template` of its own or else its
+    `rule_help`.
     """
     source = ", ".join(f"{name} {value}" for name, value in report["source"].items() if name != "license" and value)
     lengths = {f"{name}, {key}": value for name, row in report["words"].items() for key, value in row.items()}
-    metadata = make_dataset_metadata(report, files).to_yaml()
-    values = {"metadata": metadata, "source": source, "lengths": lengths, "report": report, "samples": samples}
-    return render("dataset_card.md.jinja", values) + "\n"
+    values = {"source": source, "lengths": lengths, "report": report, "samples": samples, "rule_help": rule_help}
+    metadata = make_dataset_metadata(report, files, rule_columns).to_yaml()
+    return render(template, {"metadata": metadata, **values}) + "\n"
 
 
 def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> str:
@@ -151,7 +160,9 @@ def escape_html(value: object) -> str:
     return do_mark_safe(re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text))
 
 
-def make_dataset_metadata(report: dict, files: dict[str, dict]) -> DatasetCardData:
+def make_dataset_metadata(
+    report: dict, files: dict[str, dict], rule_columns: Mapping[str, str | list[str]]
+) -> DatasetCardData:
     """What the Hub and `datasets` read of the dataset's card."""
     size = sum(report["splits"].values())
     digits = len(str(size))
@@ -170,7 +181,10 @@ def make_dataset_metadata(report: dict, files: dict[str, dict]) -> DatasetCardDa
         dataset_info={
             "features": [
                 *({"name": name, "dtype": "string"} for name in DATASET_COLUMNS),
-                *(ROLE_FEATURES if "roles" in report else ()),
+                *(
+                    {"name": name, "list": dtype[0]} if isinstance(dtype, list) else {"name": name, "dtype": dtype}
+                    for name, dtype in rule_columns.items()
+                ),
             ],
             "splits": [
                 {"name": name, "num_bytes": file["num_bytes"], "num_examples": report["splits"][name]}
