@@ -1,6 +1,8 @@
-"""What torch's CPU libraries are told by the environment: one choice for every script."""
+"""Settings to make before torch and the libraries over it are imported: one choice for every script."""
 
+import logging
 import os
+import warnings
 
 # How often GNU's OpenMP runtime, which torch's Linux wheels bring, looks for new work before a thread sleeps. Against
 # spinning on (300,000, its default) this gave 0.91 to 0.97 of the speed on two quiet cores and 2.4 to 9 times the
@@ -22,3 +24,18 @@ def set_up_torch() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     for name, number in KEPT_OPERATIONS.items():
         os.environ.setdefault(name, number)
+
+
+def hide_library_notices() -> None:
+    """
+    Hides three notices of pinned libraries that no user of ours can act on; call it before they are imported.
+
+    - bitsandbytes 0.50, which PEFT imports wherever it is installed, warns on CPUs with AVX-512 BF16 that a kernel for
+      4-bit bases cannot be loaded, whatever the base.
+    - transformers 5.23 warns of two names that trl 1.16 and peft 0.21 still use, whatever the recipe says.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+        lambda record: "Failed to load CPU gemm_4bit_forward" not in record.getMessage()
+    )
+    for name in ("gradient_checkpointing", "is_gradient_checkpointing"):
+        warnings.filterwarnings("ignore", f"`{name}` is deprecated", FutureWarning)

@@ -16,7 +16,7 @@ import train_sft
 from approach.errors import UserError
 from approach.models import find_adapter_folder
 from approach.training.publishing import split_hub_arguments
-from approach.training.run_record import describe_setup
+from approach.training.record import build_setup_record
 
 TOKEN = "hf_" + "a" * 34
 REPO = "alice/target"
@@ -210,7 +210,7 @@ def test_what_the_user_allows_is_not_published_itself(hub, inputs):
     files = hub.repo("dataset", REPO).files()
     assert not any(b"/mnt/shared" in data or b"hub_overwrite" in data for data in files.values())
     words = ("--allow_paths", "/mnt/shared", "--hub_overwrite", "true")
-    setup = describe_setup(training_arguments(inputs.base, inputs.dataset, inputs.folder / "new", *words), {}, {})
+    setup = build_setup_record(training_arguments(inputs.base, inputs.dataset, inputs.folder / "new", *words), {}, {})
     assert not setup["arguments"].keys() & {"allow_paths", "hub_overwrite", "public", "push_only"}
 
 
