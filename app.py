@@ -14,6 +14,7 @@
 #     "safetensors==0.8.0",
 #     "starlette==1.10.0",
 #     "torch==2.13.0",
+#     "tqdm==4.70.1",
 #     "transformers==5.23.0",
 # ]
 # ///
