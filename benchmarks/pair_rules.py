@@ -118,11 +118,10 @@ class Scorer:
 
 
 def main(args: argparse.Namespace) -> None:
-    from approach.drafting.generation import Drafter
-    from approach.drafting.partial import PartialDrafts
-
     from approach.evaluation.bits import measure_bits
     from approach.evaluation.rows import Selection, load_rows
+    from approach.generation.engine import Drafter
+    from approach.generation.partial import PartialDrafts
     from approach.prompt import make_prompt
 
     models, folders = (dict(pair.split("=", 1) for pair in pairs) for pairs in (args.models, args.datasets))

@@ -14,7 +14,7 @@ from app import main as serve
 from approach.artifacts import read_run
 from approach.errors import UserError
 from approach.evaluation.systems import check_base
-from approach.generation.streaming import load_drafting_model
+from approach.generation.engine import Drafter
 from approach.models import find_adapter, load_adapter_base, load_model, load_weights
 from approach.prompt import encode_problem, load_tokenizer
 from approach.storage import format_size, read_json, read_json_lines
@@ -115,7 +115,7 @@ def test_a_damaged_adapter_ends_in_one_line(trained, base, tmp_path):
 def test_an_adapter_is_no_base(trained, merged, dataset, tmp_path):
     adapter = str(trained.adapter)
     said = (f"{adapter}: it is an adapter and no base: merge it first",)
-    assert_one_line(lambda: load_drafting_model(adapter, "--base_model_name_or_path", tuned=False), *said)
+    assert_one_line(lambda: Drafter(adapter, argument="--base_model_name_or_path", is_base=True), *said)
     on_itself = find_adapter(adapter, "--adapter_path", base=adapter)
     assert_one_line(lambda: load_adapter_base(on_itself), "it is an adapter and no base: merge it first")
     problem = {"problem": "A problem.", "base_model_name_or_path": adapter}

@@ -14,8 +14,8 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
-from approach.generation.cache import count_shared, read_beginning, repeat_rows
-from approach.generation.generation import Drafter
+from approach.generation.cache import build_prefix_cache, common_prefix_length, repeat_rows
+from approach.generation.engine import Drafter
 from approach.generation.partial import PartialDrafts
 from approach.models import context_length
 
@@ -99,12 +99,12 @@ def count_bits(drafter: Drafter, prompts: list[str], approaches: list[str], part
     settings = [drafter.weights, prompts, approaches, "bits", str(state.device), torch.__version__]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     texts = [encode(drafter.tokenizer, *pair) for pair in zip(prompts, approaches, strict=True)]
-    shared = count_shared([ids for ids, _ in texts], min((begin for _, begin in texts), default=1) - 1)
+    shared = common_prefix_length([ids for ids, _ in texts], min((begin for _, begin in texts), default=1) - 1)
     batches = make_batches([len(ids) for ids, _ in texts], shared, drafter.model)
     done = partial.read(key)
     own_batches = batches[state.process_index :: state.num_processes]
     missing = [rows for rows in own_batches if not all(row in done for row in rows)]
-    beginning = read_beginning(drafter.model, texts[0][0][:shared] if missing else [])
+    beginning = build_prefix_cache(drafter.model, texts[0][0][:shared] if missing else [])
     for rows in tqdm(missing, desc="Bits", disable=not state.is_main_process):
         bits = count_together(drafter.model, [texts[row] for row in rows], beginning)
         partial.append(key, rows, [{"bits": value} for value in bits])

@@ -9,7 +9,8 @@ from approach.evaluation.bits import Bits, bits_per_byte, measure_bits
 from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
 from approach.evaluation.rows import Problems
 from approach.evaluation.systems import Drafting, Recipe, base_prompts
-from approach.generation.generation import UNGUIDED, Draft
+from approach.generation.engine import Draft
+from approach.generation.sampling import UNGUIDED
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import evaluate
 
 from approach.evaluation.rows import Problems
 from approach.evaluation.systems import SystemDrafts, without_model
-from approach.generation.generation import Draft
+from approach.generation.engine import Draft
 from approach.retrieval import BM25Index
 
 NEAREST = "nearest training approach"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import evaluate
 
-from approach.generation.generation import Draft
+from approach.generation.engine import Draft
 
 MIN_SHARE_ENDED = 0.95
 MAX_REPETITION = 2.0  # times the references' share of repeated 4-grams

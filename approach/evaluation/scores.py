@@ -12,7 +12,7 @@ from approach.evaluation.gates import describe_behaviour, measure_repetition, pa
 from approach.evaluation.significance import Estimate, describe, draw_rows
 from approach.evaluation.statistics import RowStatistics, score_rows
 from approach.evaluation.systems import SystemDrafts
-from approach.generation.generation import DECODINGS
+from approach.generation.sampling import DECODINGS
 from approach.storage import public_name
 
 LIBRARIES = ("torch", "transformers", "sacrebleu", "rouge-score", "bert-score", "bm25s")

@@ -9,8 +9,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from approach.errors import UserError, user_errors
-from approach.generation.generation import DECODINGS, UNGUIDED, Draft, Drafter
+from approach.generation.engine import Draft, Drafter
 from approach.generation.partial import PartialDrafts
+from approach.generation.sampling import DECODINGS, UNGUIDED
 from approach.models import check_no_adapter
 from approach.prompt import load_tokenizer, render_chat
 from approach.storage import public_name, read_json_lines

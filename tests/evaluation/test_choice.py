@@ -9,8 +9,8 @@ from approach.evaluation.choice import choose, find_best
 from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
 from approach.evaluation.rows import Selection, load_problems
 from approach.evaluation.systems import Drafting, name_recipes
-from approach.generation.generation import DECODINGS, UNGUIDED
 from approach.generation.partial import PartialDrafts
+from approach.generation.sampling import DECODINGS, UNGUIDED
 
 
 @pytest.fixture(scope="module")
