@@ -58,9 +58,8 @@ def main(args: argparse.Namespace) -> None:
             config = SFTConfig(str(folder / "out"), max_steps=100, max_length=512, bf16=False, use_cpu=True)
             trainer = SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
         else:
-            from approach.embeddings import add_tag_tokens, build_lora_config
-
             import train_sft
+            from approach.embeddings import add_tag_tokens, build_lora_config
             from approach.training.trainer import ApproachTrainer
 
             recipe = ["--config", str(ROOT / "recipes/small_base_lora_fp32.yaml"), "--use_cpu", "true"]

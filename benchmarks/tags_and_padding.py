@@ -30,9 +30,9 @@ def pad_with_labels(row: dict, pad_id: int, max_length: int) -> dict:
 
 def train(kind: str, args: argparse.Namespace, steps: int):
     """One run; returns the trainer and `{step: (validation loss, training loss as logged)}`."""
-    from approach.embeddings import add_tag_tokens, build_lora_config
     from transformers import TrainerCallback
 
+    from approach.embeddings import add_tag_tokens, build_lora_config
     from approach.training.base import load_base
     from approach.training.trainer import ApproachTrainer
 

@@ -214,9 +214,8 @@ def build_stock(args, output_dir: str):
 
 def build_ours(args, output_dir: str, **changes):
     """The recipe with what the kind adds to it; `changes` are of the model's shape."""
-    from approach.embeddings import add_tag_tokens, build_lora_config
-
     import train_sft
+    from approach.embeddings import add_tag_tokens, build_lora_config
     from approach.training.trainer import ApproachTrainer
 
     script_args, training_args, model_args, run_args = read_recipe(args, output_dir, OURS[args.child])

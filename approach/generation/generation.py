@@ -73,11 +73,14 @@ class Drafter:
         batch_size: int = 64,
         argument: str = "--model_name_or_path",
         dtype: torch.dtype | None = None,
+        revision: str | None = None,
     ):
         self.name, self.max_new_tokens, self.batch_size, self.argument = name, max_new_tokens, batch_size, argument
         self.max_batch = batch_size  # how many drafts fit into memory at once, as far as is known
         device = PartialState().device
-        self.model, self.tokenizer = load_model(name, argument, dtype=dtype or fastest_dtype(device), device=device)
+        self.model, self.tokenizer = load_model(
+            name, argument, revision=revision, dtype=dtype or fastest_dtype(device), device=device
+        )
         attend_fast(self.model)
         read_single_rows_fast(self.model)
         self.stops = eos_token_ids(self.model, self.tokenizer)
