@@ -1,5 +1,6 @@
 """What our scripts leave for one another, by file name: weights, tokenizers, records; and how records are read."""
 
+import json
 from pathlib import Path
 
 from approach.errors import UserError
@@ -53,3 +54,16 @@ def check_hashes(folder: Path, record: str) -> None:
             raise UserError(
                 f"{folder / name} is not the file that was written: its SHA-256 is not the one in {record}"
             )
+
+
+def read_predictions(path: Path) -> list[dict]:
+    """The rows of an evaluation's predictions.jsonl."""
+    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would split texts at U+2028, too
+    return [json.loads(line) for line in lines if line]
+
+
+def list_shown(scores: dict) -> dict[str, str]:
+    """The systems whose drafts are shown, with their decoding: all fine-tuned ones and the best base."""
+    choice = scores["choice"]
+    tuned = [name for name, system in choice["systems"].items() if system["kind"] != "base"]
+    return {name: choice["systems"][name]["chosen"] for name in [*tuned, choice["base_for_drafts"]]}

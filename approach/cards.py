@@ -11,21 +11,12 @@ from jinja2 import Environment, PackageLoader, TemplateError
 from jinja2.filters import do_mark_safe
 
 from approach.errors import UserError, first_line
+from approach.metrics import METRICS, list_table
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
 from approach.storage import read_json, write_atomically
 
 DATASET_COLUMNS = ("id", "problem", "approach", "prompt", "completion")
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")  # the Hub's bounds of `size_categories`
-METRICS = {
-    "specificity": "specificity",
-    "new_term_f1": "new-term F1",
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "bertscore_f1": "BERTScore F1",
-}
 # Of all that run.json holds, what the model's card shows.
 RECIPE = (
     "steps",
@@ -107,7 +98,7 @@ def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> 
             "metrics": METRICS,
             "max_new_tokens": MAX_NEW_TOKENS,
             "repetition_penalty": REPETITION_PENALTY,
-            "digits": {"specificity": 4, "bleu": 2, "chrf": 2},
+            "gains": [name for name, score in list_table("gain").items() if score.in_card],
         }
         card = render("model_card.md.jinja", values)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
@@ -222,13 +213,13 @@ def make_model_index(scores: dict) -> list[EvalResult] | None:
             dataset_split=data.get("split"),
             dataset_revision=data.get("revision"),
             metric_type=metric,
-            metric_name=f"{METRICS[metric]}, {decoding}",
+            metric_name=f"{METRICS[metric].label}, {decoding}",
             metric_value=value["value"],
         )
         for system, decoding, result in list_scores(scores)
         if scores["systems"][system].get("kind") == "fine-tuned"
         for metric, value in result["scores"].items()
-        if metric in METRICS and value and value.get("value") is not None
+        if metric in METRICS and METRICS[metric].in_card and value and value.get("value") is not None
     ] or None
 
 
@@ -242,7 +233,7 @@ def list_measured(scores: dict) -> list[str]:
     """The metrics that at least one system has a value of, in the card's order."""
     values = [item for _, _, result in list_scores(scores) for item in result["scores"].items()]
     measured = {metric for metric, value in values if value and value["value"] is not None}
-    return [metric for metric in METRICS if metric in measured]
+    return [metric for metric, score in METRICS.items() if score.in_card and metric in measured]
 
 
 def make_recipe(run: dict) -> dict[str, str]:
