@@ -41,7 +41,7 @@ class DraftSettings:
     def load_runs(self, recipe: Recipe) -> Iterator[Drafter]:
         """The models of a recipe, one at a time."""
         for model, revision in zip(recipe.models, recipe.revisions, strict=True):
-            yield Drafter(model, self.max_new_tokens, self.batch_size, recipe.argument, self.dtype, revision)
+            yield Drafter(model, self.max_new_tokens, self.batch_size, recipe.argument, self.dtype, revision=revision)
 
     def draft(self, drafter: Drafter, prompts: list[str], decoding: str, num_seeds: int = 1) -> list[list[Draft]]:
         """A list of drafts for each seed; a single one where the decoding draws nothing."""
