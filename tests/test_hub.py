@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from publishing import serve_hub, shown, uploads
 
 from approach import artifacts
-from approach import hub as room
+from approach import hub as hub_module
 from approach.hub import PublishError, Repository, list_files, matches
 
 PATTERNS = (*artifacts.MODEL_FILES, *artifacts.RECORDS)
@@ -38,10 +38,10 @@ def make_folder(folder: Path, weights: str = "weights") -> Path:
     return write(folder, **{"README.md": "# A model\n", **records, "model.safetensors": weights})
 
 
-def publish(folder: Path, name: str = "alice/model", patterns=PATTERNS, **options) -> room.Published:
+def publish(folder: Path, name: str = "alice/model", patterns=PATTERNS, **options) -> hub_module.Published:
     said = {key: options.pop(key) for key in ("kind", "public", "overwrite", "allow_paths") if key in options}
     repository = Repository(name, **said)
-    return room.publish(folder, list_files(folder, patterns), repository, "A commit", **options)
+    return hub_module.publish(folder, list_files(folder, patterns), repository, "A commit", **options)
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
@@ -204,7 +204,7 @@ def test_a_symbolic_link_is_never_published(hub, tmp_path):
     (folder / "data").symlink_to(private)
     for name in ("key.json", "data/key.json"):
         with pytest.raises(PublishError, match="is a symbolic link"):
-            room.publish(folder, [folder / name], Repository("alice/model"), "A commit")
+            hub_module.publish(folder, [folder / name], Repository("alice/model"), "A commit")
     (folder / "vocab.json").symlink_to(private / "key.json")
     with pytest.raises(PublishError, match="vocab.json is a symbolic link"):  # left out, the model would not be whole
         publish(folder)
@@ -218,10 +218,10 @@ def test_the_links_of_the_hubs_own_cache_are_none(tmp_path):
     write(tmp_path, private="{}")
     snapshot.mkdir(parents=True)
     (snapshot / "run.json").symlink_to("../../blobs/ab")
-    room.refuse_links(snapshot, [snapshot / "run.json"])
+    hub_module.check_no_links(snapshot, [snapshot / "run.json"])
     (snapshot / "vocab.json").symlink_to(tmp_path / "private")
     with pytest.raises(PublishError, match="vocab.json is a symbolic link"):
-        room.refuse_links(snapshot, [snapshot / "vocab.json"])
+        hub_module.check_no_links(snapshot, [snapshot / "vocab.json"])
 
 
 def test_patterns_choose_files_of_the_folder_they_name(tmp_path):
