@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from hub_server import Blob, Repo
+from hub_server.answers import ROUTES
+from hub_server.messages import Reply
 from huggingface_hub import HfApi
 from publishing import serve_hub, shown, uploads
 
@@ -283,3 +285,46 @@ def test_a_checkpoint_alone_tells_that_a_repository_is_ours(hub, tmp_path):
     publish(folder, patterns=("*.safetensors", "checkpoint-2/*"))
     publish(make_folder(folder, "others"))
     assert shown(hub)["model.safetensors"] == b"others"
+
+
+@pytest.mark.parametrize("bug", [KeyError("kind"), ValueError("not ours"), RuntimeError("a bug"), TypeError("a bug")])
+@uploads
+def test_a_bug_of_ours_is_no_failure_of_the_hub(hub, tmp_path, monkeypatch, bug):
+    def fail(*arguments):
+        raise bug
+
+    monkeypatch.setattr(hub_module, "matches", fail)
+    folder = make_folder(tmp_path / "model")
+    publish(folder)
+    with pytest.raises(type(bug), match=bug.args[0]):
+        publish(folder, replaces=("*.safetensors",), patterns=("README.md",))
+    monkeypatch.setattr(hub_module, "find_missing_right", fail)
+    with pytest.raises(type(bug), match=bug.args[0]):
+        hub_module.check_access(Repository("alice/model"))
+
+
+@uploads
+def test_what_the_hub_says_of_large_files_and_names_is_told_in_one_line(hub, tmp_path, monkeypatch):
+    refuse = {"error": {"code": 403, "message": "the storage is full"}}
+    answer = {"transfer": "basic", "objects": [{"oid": "a" * 64, "size": 1, **refuse}]}
+    routes = [
+        (*route[:3], lambda *_, **__: answer) if "objects/batch" in route[1].pattern else route for route in ROUTES
+    ]
+    monkeypatch.setattr("hub_server.answers.ROUTES", routes)
+    with pytest.raises(PublishError, match="LFS batch API returned errors"):
+        publish(make_folder(tmp_path / "model"))
+    with pytest.raises(PublishError, match="Cannot have -- or .. in repo_id"):
+        publish(make_folder(tmp_path / "model"), "alice/a..b")
+    html = Reply(b"<html>Welcome to our hotel</html>")  # what stands between user and Hub may answer, too
+    routes = [(*route[:3], lambda *_: html) if "whoami" in route[1].pattern else route for route in ROUTES]
+    monkeypatch.setattr("hub_server.answers.ROUTES", routes)
+    with pytest.raises(hub_module.HubUnavailable):
+        publish(make_folder(tmp_path / "model"))
+
+
+@uploads
+def test_a_file_that_cannot_be_scanned_is_not_published(hub, tmp_path):
+    folder = write(make_folder(tmp_path / "model"), **{"model-F16.gguf": "GGUF, but not really"})
+    with pytest.raises(PublishError, match="model-F16.gguf cannot be scanned: model-F16.gguf is no complete GGUF"):
+        publish(folder)
+    assert hub.requests == []
