@@ -2,6 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #     "datasets==5.2.0",
+#     "gguf==0.19.0",
 #     "huggingface_hub==2.4.0",
 #     "jinja2==3.1.6",
 #     "matplotlib==3.11.2",
