@@ -4,6 +4,7 @@
 #     "accelerate==1.15.0",
 #     "bitsandbytes==0.50.2",
 #     "datasets==5.2.0",
+#     "gguf==0.19.0",
 #     "huggingface_hub==2.4.0",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 def main(args: argparse.Namespace) -> None:
     import torch
 
-    from approach.evaluation.rows import Selection, load_rows
-    from approach.generation.generation import Drafter
+    from approach.evaluation.systems import Selection, load_rows
+    from approach.generation.engine import Drafter
     from approach.generation.partial import PartialDrafts
 
     test_rows = Selection("test", args.num_examples).take(load_rows(args.dataset_name, None, "test"))

@@ -9,7 +9,7 @@ from merging_inputs import change_run, copy_adapter, merge
 
 from approach.data.pairs import load_tokenizer_with_tags
 from approach.errors import UserError
-from approach.evaluation.statistics import load_metrics
+from approach.evaluation.scores import load_metrics
 from approach.models import load_model
 from approach.training.trainer import load_base
 

@@ -48,7 +48,7 @@ class Publisher:
         """
         try:
             hub.check_access(self.repository, self.token)
-        except hub.HubFailed as error:
+        except hub.HubUnavailable as error:
             unknown = f"Whether {self.repository.name} may be pushed to cannot be asked now"
             print(f"{unknown} ({error}): training all the same", file=sys.stderr)
         except hub.PublishError as error:
@@ -82,7 +82,7 @@ class Publisher:
     def publish(self, parts: dict[str, list[Path]], message: str) -> hub.Published:
         """Publishes files by the folder of the repository that they go to, in one commit; raises PublishError."""
         for path in (path for files in parts.values() for path in files):
-            hub.refuse_links(path.parent, [path])  # the staged copy would be a file
+            hub.check_no_links(path.parent, [path])  # the staged copy would be a file
         try:
             with staging(parts) as folder:
                 files = sorted(path for path in folder.rglob("*") if path.is_file())
