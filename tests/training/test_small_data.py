@@ -35,8 +35,8 @@ def test_without_a_validation_split_a_run_is_not_evaluated(base, without_validat
 
 
 def test_a_validation_split_of_which_no_row_fits_ends_in_one_line(base, dataset, tmp_path):
-    arguments = training_arguments(base, dataset, tmp_path / "a", *EVALUATED, "--max_length", "30")
-    with pytest.raises(UserError, match="^--max_length 30: none of 6 rows of the split validation fits: raise it$"):
+    arguments = training_arguments(base, dataset, tmp_path / "a", *EVALUATED, "--max_length", "28")
+    with pytest.raises(UserError, match="^--max_length 28: none of 6 rows of the split validation fits: raise it$"):
         train_sft.main(*arguments)
 
 
