@@ -16,7 +16,8 @@ REPETITION_PENALTY = 1.15
 MAX_NEW_TOKENS = 448  # of a draft: the report's 512 tokens of prompt and approach, less a prompt
 
 # The last user message is the problem, an assistant message after it its approach. A system message and earlier turns
-# are left out: training saw neither. A tag in the text becomes a space, so that no text can close the problem early.
+# are left out: training saw neither. A tag or another special token in the text becomes a space, so that no text can
+# close the problem early.
 CHAT_TEMPLATE = """\
 {%- set turn = namespace(problem='', approach='') -%}
 {%- for message in messages -%}
@@ -50,42 +51,99 @@ def add_tags(tokenizer: "PreTrainedTokenizerBase") -> None:
         tokenizer.pad_token = tokenizer.eos_token  # before the end tag becomes eos: padding must differ from it
     add_special_tokens(tokenizer)
     begins_with_bos = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-    strip = "".join(f" | replace('{tag}', ' ')" for tag in TAGS)
-    template = CHAT_TEMPLATE.replace("STRIP", strip)
-    tokenizer.chat_template = template.replace("BOS", "bos_token" if begins_with_bos else "''")
+    strip = "".join(f" | replace({quote(token)}, ' ')" for token in special_tokens(tokenizer))
+    template = CHAT_TEMPLATE.replace("BOS", "bos_token" if begins_with_bos else "''")
+    tokenizer.chat_template = template.replace("STRIP", strip)  # last: a token may hold the letters BOS
+
+
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """The texts that the tokenizer would read as special tokens, the tags first."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return [*TAGS, *sorted(set(added) - set(TAGS))]
+
+
+def quote(text: str) -> str:
+    """A text as a string of Jinja."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def remove_special_tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
+    """The text with a space for each tag and other special token in it, by which it could close the problem or end."""
+    for token in special_tokens(tokenizer):
+        text = text.replace(token, " ")
+    return text
 
 
 def encode_problem(tokenizer: "PreTrainedTokenizerBase", problem: str) -> "BatchEncoding":
     """
-    The ids `(1, tokens)` of exactly the prompt that training saw; tags in the text are taken out.
+    The ids `(1, tokens)` of exactly the prompt that training saw; special tokens in the text are taken out.
 
     The chat template says the same. It is for other clients: a model's folder may hold another.
     """
-    for tag in TAGS:
-        problem = problem.replace(tag, " ")
-    return tokenizer(make_prompt(" ".join(problem.split())), return_tensors="pt")
+    problem = normalize_spaces(remove_special_tokens(tokenizer, problem))
+    return tokenizer(make_prompt(problem), return_tensors="pt")
 
 
-def render_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> str:
+def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> list[int]:
     """
-    What a tokenizer's own chat template makes of messages, up to where the answer begins.
+    The token ids that a tokenizer's own chat template makes of messages, up to where the answer begins.
 
     Raises:
         ValueError: where the template, which may be a stranger's, fails.
     """
+    return apply_template(tokenizer, messages, tokenize=True)
+
+
+def render_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> str:
+    """
+    The text that `encode_chat` tokenizes, control tokens included: a tokenizer must add none of its own.
+
+    Raises:
+        ValueError: where the template, which may be a stranger's, fails.
+    """
+    return apply_template(tokenizer, messages, tokenize=False)
+
+
+def apply_template(
+    tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], tokenize: bool
+) -> list[int] | str:
+    """What the chat template makes of messages, as ids or as text; raises ValueError where it fails."""
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(
+            messages, tokenize=tokenize, add_generation_prompt=True, return_dict=False
+        )
     except Exception as error:  # a template can raise anything
         raise ValueError(f"its chat template fails: {type(error).__name__}: {first_line(error)}") from error
 
 
-def differences_from_training(problem: str) -> list[str]:
-    """How a problem differs from those that the model learned from, a short plain sentence each."""
+def encode_continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """
+    The token ids of a text that begins with a space, as they follow the ids of a prompt.
+
+    It is tokenized behind a line break, as chat templates end: alone, some tokenizers would add a space of their own.
+    """
+    before, ids = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in ("\n", f"\n{text}"))
+    if ids[: len(before)] == before:
+        return ids[len(before) :]
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def normalize_spaces(text: str) -> str:
+    """The text with every run of white space, line breaks included, as one space, and none at its ends."""
+    return " ".join(text.split())
+
+
+def differences_from_training(problem: str, tokenizer: "PreTrainedTokenizerBase | None" = None) -> list[str]:
+    """
+    How a problem differs from those that the model learned from, a short plain sentence each.
+
+    With the model's tokenizer special tokens other than the tags are named, too.
+    """
     from nupunkt import sent_tokenize  # slow to import, and training needs none of it
 
     found = []
-    if tags := [tag for tag in TAGS if tag in problem]:
-        found.append(f"{', '.join(tags)}: taken out; the prompt brings its own tags")
+    if tokens := [token for token in (special_tokens(tokenizer) if tokenizer else TAGS) if token in problem]:
+        found.append(f"{', '.join(tokens)}: taken out; the prompt brings its own tags")
     words, sentences = len(problem.split()), len(sent_tokenize(problem))
     if words > MAX_PROBLEM_WORDS:
         found.append(f"{words} words: the model learned from problems of at most {MAX_PROBLEM_WORDS}")

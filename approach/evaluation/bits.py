@@ -18,6 +18,7 @@ from approach.generation.cache import build_prefix_cache, common_prefix_length, 
 from approach.generation.engine import Drafter
 from approach.generation.partial import PartialDrafts
 from approach.models import context_length
+from approach.prompt import encode_continuation
 
 NUM_PERMUTATIONS = 5
 LOGITS_BYTES = 2**28  # of one batch, in FP32; with eight times as many a batch took 1.4 times as long on a CPU
@@ -52,11 +53,11 @@ def permute_rows(num_rows: int) -> list[list[int]]:
 
 def measure_bits(
     drafter: Drafter,
-    prompts: list[str],
+    prompts: Sequence[str | list[int]],
     approaches: list[str],
     partial: PartialDrafts,
     permuted: bool = False,
-    empty_prompt: str | None = None,
+    empty_prompt: str | list[int] | None = None,
 ) -> Bits:
     """A model's bits for each approach after its own prompt, those of five other rows, and an empty one."""
     size = np.array([len(f" {approach}".encode()) for approach in approaches])
@@ -87,7 +88,9 @@ def bits_per_byte(bits: np.ndarray, size: np.ndarray, kept: np.ndarray, weights:
     return np.where(sizes > 0, totals / np.where(sizes > 0, sizes, 1.0), np.nan)
 
 
-def count_bits(drafter: Drafter, prompts: list[str], approaches: list[str], partial: PartialDrafts) -> np.ndarray:
+def count_bits(
+    drafter: Drafter, prompts: list[str | list[int]], approaches: list[str], partial: PartialDrafts
+) -> np.ndarray:
     """
     Bits that the model needs for each approach after its prompt, `(rows,)`; NaN for what it cannot read at once.
 
@@ -113,8 +116,10 @@ def count_bits(drafter: Drafter, prompts: list[str], approaches: list[str], part
     return np.array([done[row]["bits"] if row in done else np.nan for row in range(len(prompts))])
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, approach: str) -> tuple[list[int], int]:
-    """The ids of prompt and approach, and where the approach begins in them."""
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str | list[int], approach: str) -> tuple[list[int], int]:
+    """The ids of a prompt, which may be given as ids, and of the approach; and where the approach begins in them."""
+    if not isinstance(prompt, str):
+        return [*prompt, *encode_continuation(tokenizer, f" {approach}")], len(prompt)
     start, ids = tokenizer(prompt)["input_ids"], tokenizer(f"{prompt} {approach}")["input_ids"]
     # Where a tokenizer joins the prompt's last token with the space, that token counts.
     begin = len(os.path.commonprefix([start, ids]))

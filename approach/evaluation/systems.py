@@ -13,7 +13,7 @@ from approach.generation.engine import Draft, Drafter
 from approach.generation.partial import PartialDrafts
 from approach.generation.sampling import DECODINGS, UNGUIDED
 from approach.models import check_no_adapter
-from approach.prompt import load_tokenizer, render_chat
+from approach.prompt import encode_chat, load_tokenizer
 from approach.storage import public_name, read_json_lines
 
 TUNED = "fine-tuned"
@@ -86,7 +86,9 @@ class Drafting:
         for model in recipe.models:
             yield self.load(model, recipe.argument)
 
-    def draft(self, drafter: Drafter, prompts: list[str], decoding: str, num_seeds: int = 1) -> list[list[Draft]]:
+    def draft(
+        self, drafter: Drafter, prompts: Sequence[str | list[int]], decoding: str, num_seeds: int = 1
+    ) -> list[list[Draft]]:
         """A list of drafts for each seed: one where the decoding draws nothing."""
         if not DECODINGS[decoding]["do_sample"]:
             return [drafter.draft(prompts, self.partial, decoding)]
@@ -110,21 +112,24 @@ def name_recipes(models: Sequence[str], compared: Sequence[str]) -> list[Recipe]
     return recipes
 
 
-def base_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict], examples: list[dict]) -> dict[str, list[str]]:
+def base_prompts(
+    tokenizer: PreTrainedTokenizerBase, rows: list[dict], examples: list[dict]
+) -> dict[str, list[str] | list[list[int]]]:
     """
     The base's prompts, by system: it has never seen the tags, so it may be asked in several ways.
 
-    Where its tokenizer has a chat template, also with an instruction, and with training rows as examples. Raises
-    ValueError where that template fails.
+    Where its tokenizer has a chat template, also with an instruction, and with training rows as examples: as token
+    ids, because the template brings its own control tokens.
+
+    Raises:
+        ValueError: where that template fails.
     """
     systems = {"base": [row["problem"] for row in rows], "base, tags as text": [row["prompt"] for row in rows]}
     if tokenizer.chat_template is None:
         return systems
 
-    def ask(turns: list[dict], problem: str) -> str:
-        turns = [*turns, {"role": "user", "content": INSTRUCTION + problem}]
-        text = render_chat(tokenizer, turns)
-        return text.removeprefix(tokenizer.bos_token or "")  # the tokenizer adds it again
+    def ask(turns: list[dict], problem: str) -> list[int]:
+        return encode_chat(tokenizer, [*turns, {"role": "user", "content": INSTRUCTION + problem}])
 
     shown = []
     for row in examples:

@@ -182,10 +182,10 @@ def check_prompts(llama: "Llama", tokenizer: PreTrainedTokenizerBase) -> None:
     for problem in PROBLEMS:
         expected = encode_problem(tokenizer, problem)["input_ids"][0].tolist()
         chat = render_chat(tokenizer, [{"role": "user", "content": problem}])
-        # llama.cpp begins a text with the beginning token itself, and takes away a template's own.
-        chat = chat.removeprefix(tokenizer.bos_token or "")
-        for name, text in (("chat template", chat), ("Modelfile", render_modelfile(make_modelfile(""), problem))):
-            if llama.tokenize(text.encode(), add_bos=True, special=True) != expected:
+        modelfile = render_modelfile(make_modelfile(""), problem)
+        # A chat template writes its own beginning token; to Ollama's prompt llama.cpp adds it.
+        for name, text, add_bos in (("chat template", chat, False), ("Modelfile", modelfile, True)):
+            if llama.tokenize(text.encode(), add_bos=add_bos, special=True) != expected:
                 raise ConversionError(f"in llama.cpp its {name} gives other token ids than training saw")
 
 
