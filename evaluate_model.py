@@ -31,7 +31,7 @@ Reads a model (merged or adapter folder, or Hub id), its base and the dataset th
 every system's decoding and the base's best ways to be asked on validation rows, writes down what it will test, and
 drafts. Writes `predictions.jsonl` (a row a draft), `scores.json` (every score with a 95 % interval, and the three
 planned comparisons) and `plan.json`.
-The metrics are the local modules in `metrics/`: nothing is fetched or run from the Hub to score.
+The metrics are the local files in `approach/metrics/`: no code from the Hub is fetched or run to score.
 
     python evaluate_model.py --model_name_or_path outputs/model --base_model_name_or_path BASE \
         --dataset_name outputs/pairs --num_examples 100 --output_dir outputs/scores
@@ -44,7 +44,7 @@ if __name__ == "__main__":
     from approach.errors import install_sigint_handler
 
     install_sigint_handler(
-        "Stopped: the same command goes on from the drafts that there are."
+        "Stopped: run the same command again to continue from the drafts written so far."
     )  # to Ctrl-C, before all else
 
 from dataclasses import dataclass, field
@@ -54,7 +54,7 @@ from approach.arguments import check_ranges, parse
 from approach.errors import run_script
 from approach.prompt import MAX_NEW_TOKENS
 from approach.runtime import set_up_torch
-from approach.storage import Output, contains_files, public_name
+from approach.storage import Output, contains_files, expand_globs, public_name
 
 
 @dataclass
@@ -72,7 +72,14 @@ class EvaluationArguments:
     output_dir: str = field(metadata={"help": "Folder for predictions.jsonl and scores.json."})
     compared_model_name_or_path: list[str] = field(
         default_factory=list,
-        metadata={"help": "Fine-tuned models of other recipes, described beside it."},
+        metadata={"help": "Fine-tuned models of other recipes, scored beside it and not tested."},
+    )
+    model_revision: list[str] = field(
+        default_factory=list,
+        metadata={"help": "The fine-tuned model's commit, tag or branch on the Hub: one for all runs, or one each."},
+    )
+    base_model_revision: str | None = field(
+        default=None, metadata={"help": "The base's commit, tag or branch on the Hub."}
     )
     dataset_revision: str | None = field(default=None, metadata={"help": "The dataset's commit or tag on the Hub."})
     dataset_split: str = field(default="test", metadata={"help": "Split to draft for."})
@@ -86,7 +93,8 @@ class EvaluationArguments:
         metadata={"help": "Draw the rows at random, with this seed; without it the first by id are taken."},
     )
     num_validation: int = field(
-        default=50, metadata={"help": "Validation rows on which decodings and the base's best ways are chosen."}
+        default=50,
+        metadata={"help": "Validation rows on which decodings and the base's best ways to be asked are chosen."},
     )
     num_seeds: int = field(
         default=3, metadata={"help": "Drafts a problem, where a system's decoding is a sampled one."}
@@ -130,6 +138,12 @@ class EvaluationArguments:
         check_ranges(self, **dict.fromkeys((*names, "bertscore_num_layers"), "[1, inf)"))
         if len(self.id_range) != 2 or not 0 <= self.id_range[0] < self.id_range[1] <= 1:
             raise ValueError(f"--id_range must be two shares, 0 ≤ A < B ≤ 1, got {self.id_range}")
+        if len(self.model_revision) not in (0, 1, len(self.model_name_or_path)):
+            raise ValueError(
+                f"--model_revision: {len(self.model_revision)} revisions of {len(self.model_name_or_path)} models: "
+                "give one for all, or one for each"
+            )
+        self.predictions = expand_globs(self.predictions)
         models = [*self.model_name_or_path, *self.compared_model_name_or_path]
         places = [Path(name).resolve() if Path(name).exists() else name for name in models]
         if twice := [name for name, place in zip(models, places, strict=True) if places.count(place) > 1]:
@@ -156,78 +170,78 @@ def main(args: EvaluationArguments) -> None:
     set_up_torch()  # before the modules that import torch
     from accelerate import PartialState
 
-    from approach.evaluation import choice, controls, copying, drafts, plan, statistics, systems
-    from approach.evaluation.rows import Selection, load_problems
+    from approach.evaluation import systems
+    from approach.evaluation.choice import DraftSettings, choose_decodings, draft_for_test
+    from approach.evaluation.copying import find_rows_seen
+    from approach.evaluation.scores import load_metrics
+    from approach.evaluation.significance import build_plan, write_plan
     from approach.generation.partial import PartialDrafts
     from approach.models import resolve_dtype
 
-    recipes = systems.name_recipes(args.model_name_or_path, args.compared_model_name_or_path)
-    systems.check_base(args.base_model_name_or_path)
-    selection = Selection(args.dataset_split, args.num_examples, tuple(args.id_range), args.draw_seed)
-    problems = load_problems(args.dataset_name, args.dataset_revision, selection, args.num_validation)
-    rows_seen = {recipe.system: copying.read_rows_seen(recipe.models[0], problems.train) for recipe in recipes}
+    recipes = systems.build_recipes(args.model_name_or_path, args.compared_model_name_or_path, args.model_revision)
+    base = systems.build_base(args.base_model_name_or_path, args.base_model_revision)
+    systems.check_base(args.base_model_name_or_path, args.base_model_revision)
+    selection = systems.Selection(args.dataset_split, args.num_examples, tuple(args.id_range), args.draw_seed)
+    problems = systems.load_problems(args.dataset_name, args.dataset_revision, selection, args.num_validation)
+    rows_seen = {recipe.system: find_rows_seen(recipe, problems.train) for recipe in recipes}
     others, given = systems.load_predictions(args.predictions, problems.rows)
-    metrics = statistics.load_metrics(args.bertscore_model, args.bertscore_num_layers)
+    metrics = load_metrics(args.bertscore_model, args.bertscore_num_layers)
 
     with PartialDrafts(Path(args.output_dir)) as partial:
         dtype = resolve_dtype(args.dtype, PartialState().device)
-        drafting = systems.Drafting(partial, args.num_seeds, args.max_new_tokens, args.batch_size, dtype, args.guided)
-        chosen = choice.choose(recipes, args.base_model_name_or_path, problems, metrics, drafting)
-        planned = plan.make_plan(chosen, describe_dataset(args), problems.rows, drafting, args.num_resamples)
-        plan.keep_plan(planned, partial.folder)
-
-        base_drafts, bits = drafts.draft_base(args.base_model_name_or_path, problems, chosen, drafting)
-        tuned_drafts = []
-        for recipe in recipes:
-            entries, bits[recipe.system] = drafts.draft_recipe(recipe, problems, chosen, drafting)
-            tuned_drafts += entries
-        without_model = controls.draft_without_model(problems, metrics["specificity"])
-        shuffled = controls.shuffle_words(tuned_drafts[0])
+        settings = DraftSettings(
+            partial, args.num_seeds, args.max_new_tokens, args.batch_size, dtype, guided=args.guided
+        )
+        chosen = choose_decodings(recipes, base, problems, metrics, settings)
+        plan = build_plan(chosen, build_dataset_record(args), problems.rows, settings, args.num_resamples)
+        write_plan(plan, partial.folder)
+        drafts, nlls = draft_for_test(recipes, base, problems, chosen, settings)
         if PartialState().is_main_process:
-            entries = [*tuned_drafts, *base_drafts, *without_model, shuffled, *others]
-            score(args, problems, entries, bits, given, chosen, planned, rows_seen, metrics)
+            baselines = systems.build_baselines(problems, metrics["specificity"])
+            drafts = [*drafts, *baselines, systems.shuffle_words(drafts[0]), *others]
+            score(args, problems, drafts, nlls, given, chosen, plan, rows_seen, metrics)
             partial.remove()
 
 
-def describe_dataset(args: EvaluationArguments) -> dict[str, str | int | list[float] | None]:
+def build_dataset_record(args: EvaluationArguments) -> dict[str, str | int | list[float] | None]:
     """Which rows are scored, without the user's folders."""
-    chosen = {"id_range": args.id_range, "draw_seed": args.draw_seed}
+    rows = {"id_range": args.id_range, "draw_seed": args.draw_seed}
     name = public_name(args.dataset_name)
-    return {"name": name, "split": args.dataset_split, "revision": args.dataset_revision, **chosen}
+    return {"name": name, "split": args.dataset_split, "revision": args.dataset_revision, **rows}
 
 
-def score(args: EvaluationArguments, problems, drafts, bits, given, chosen, planned, rows_seen, metrics) -> None:
+def score(args: EvaluationArguments, problems, drafts, nlls, given, chosen, plan, rows_seen, metrics) -> None:
     """Scores the drafts, makes the planned comparisons, writes all that, and prints the table."""
-    from approach.evaluation import comparisons, copying, results, scores, statistics
+    from approach.evaluation import copying, results, scores, significance
 
     print("Scoring")
     rows, corpus = problems.rows, [row["approach"] for row in problems.train]
-    counted = statistics.count_rows(metrics, [entry.texts for entry in drafts], rows, given, corpus)
-    setup = scores.describe_setup(
-        dataset=describe_dataset(args),
+    statistics = scores.compute_statistics(metrics, [entry.texts for entry in drafts], rows, given, corpus)
+    setup = scores.build_setup_record(
+        dataset=build_dataset_record(args),
         rows=rows,
         metrics=metrics,
         bertscore_model=args.bertscore_model,
         max_new_tokens=args.max_new_tokens,
         num_seeds=args.num_seeds,
         num_resamples=args.num_resamples,
-        dtype=planned["dtype"],
+        dtype=plan["dtype"],
     )
-    scored = scores.score_systems(drafts, counted, bits, rows, metrics, args.num_resamples)
+    scored = scores.score_systems(drafts, statistics, nlls, rows, metrics, args.num_resamples)
     shown = {name: chosen.decodings[name] for name in [*rows_seen, chosen.base_for_drafts]}
     record = {
         **setup,
         "choice": chosen.record,
         "systems": scored.systems,
-        "comparisons": comparisons.compare_planned(planned, scored.estimates),
-        "against_word_list": comparisons.describe_against_word_list(scored.systems, scored.estimates),
-        "power": comparisons.measure_power(planned, drafts, counted, bits),
+        "comparisons": significance.compare_planned(plan, scored.estimates),
+        "against_word_list": significance.compare_with_word_list(scored.systems, scored.estimates),
+        "power": significance.measure_power(plan, scored.estimates),
         "bits_rows_beyond_context": scored.rows_beyond_context,
-        "samples": results.choose_samples(drafts, rows, shown),
-        "copying": copying.look_for_copies(drafts, rows_seen, rows, metrics["provenance"]),
+        "samples": scores.choose_samples(drafts, rows, shown),
+        "copying": copying.measure_copying(drafts, rows_seen, rows, metrics["provenance"]),
     }
-    predictions = results.list_predictions(drafts, counted, rows, given, corpus, metrics)
-    results.write_results(predictions, record, planned, args.output)
+    predictions = scores.build_predictions(drafts, statistics, rows, given, corpus, metrics)
+    results.write_results(predictions, record, plan, args.output)
     if args.report_to == "wandb":
         results.log_to_wandb(record, predictions)
     results.print_table(record)

@@ -32,9 +32,9 @@ from pathlib import Path
 
 from approach.arguments import parse
 from approach.errors import run_script
-from approach.storage import Output, contains_text
+from approach.storage import Output, contains_text, expand_globs
 
-TITLE = "Drafts of approaches, scored"  # by which a page of ours is known
+TITLE = "Drafts of approaches, scored"  # by which a page that this script wrote is recognized
 
 
 @dataclass
@@ -49,7 +49,8 @@ class ReportArguments:
         default=None, metadata={"help": "The page; report.html in the scores' folder if not named."}
     )
     ratings: list[str] = field(
-        default_factory=list, metadata={"help": "CSV files of a sheet of review_sheet.py, one a rater."}
+        default_factory=list,
+        metadata={"help": "CSV files of a sheet of review_sheet.py, one a rater; a pattern such as *.csv, too."},
     )
     key: str | None = field(
         default=None, metadata={"help": "The sheet's key.json; the one beside the first of --ratings if not named."}
@@ -59,6 +60,7 @@ class ReportArguments:
     def __post_init__(self):
         if not self.scores:
             raise ValueError("name the folder that evaluate_model.py wrote: python write_report.py outputs/scores")
+        self.ratings = expand_globs(self.ratings)
         self.output = self.output or str(Path(self.scores) / "report.html")
         if self.key and not self.ratings:
             raise ValueError(f"--key {self.key} goes with --ratings: name the raters' files")

@@ -1,11 +1,12 @@
-"""What our scripts leave for one another, by file name: weights, tokenizers, records; and how records are read."""
+"""The files that our scripts leave for one another: their names, and how their records are read and checked."""
 
+import json
 from pathlib import Path
 
 from approach.errors import UserError
 from approach.storage import hash_file, read_json
 
-# The files of a folder that our scripts write; nothing else of it is published.
+# What our scripts write besides weights, configurations and tokenizers. Nothing else of a folder is published.
 RECORDS = (
     "README.md",
     "run.json",
@@ -42,7 +43,7 @@ RUN_FIELDS = {
 
 
 def read_run(folder: Path) -> dict:
-    """A training's `run.json`, empty where there is none; raises UserError where it is not as training writes it."""
+    """Training's `run.json`, empty where there is none; raises UserError where a field has another type."""
     return read_json(folder / "run.json", RUN_FIELDS)
 
 
@@ -53,3 +54,16 @@ def check_hashes(folder: Path, record: str) -> None:
             raise UserError(
                 f"{folder / name} is not the file that was written: its SHA-256 is not the one in {record}"
             )
+
+
+def read_predictions(path: Path) -> list[dict]:
+    """The rows of an evaluation's predictions.jsonl."""
+    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would split texts at U+2028, too
+    return [json.loads(line) for line in lines if line]
+
+
+def list_shown(scores: dict) -> dict[str, str]:
+    """The systems whose drafts are shown, with their decoding: all fine-tuned ones and the best base."""
+    choice = scores["choice"]
+    tuned = [name for name, system in choice["systems"].items() if system["kind"] != "base"]
+    return {name: choice["systems"][name]["chosen"] for name in [*tuned, choice["base_for_drafts"]]}

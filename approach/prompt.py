@@ -80,7 +80,7 @@ def encode_problem(tokenizer: "PreTrainedTokenizerBase", problem: str) -> "Batch
 
     The chat template says the same. It is for other clients: a model's folder may hold another.
     """
-    problem = normalize_spaces(remove_special_tokens(tokenizer, problem))
+    problem = normalize_whitespace(remove_special_tokens(tokenizer, problem))
     return tokenizer(make_prompt(problem), return_tensors="pt")
 
 
@@ -128,7 +128,7 @@ def encode_continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> list
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def normalize_spaces(text: str) -> str:
+def normalize_whitespace(text: str) -> str:
     """The text with every run of white space, line breaks included, as one space, and none at its ends."""
     return " ".join(text.split())
 

@@ -1,8 +1,10 @@
-"""How torch computes on a CPU: what its libraries read from the environment, and which one reads single tokens."""
+"""Settings of torch and the libraries over it, made before they are imported; and how a CPU reads single tokens."""
 
 import functools
+import logging
 import os
 import types
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,16 +33,31 @@ def set_up_torch() -> None:
         os.environ.setdefault(name, number)
 
 
+def hide_library_notices() -> None:
+    """
+    Hides three notices of pinned libraries that no user of ours can act on; call it before they are imported.
+
+    - bitsandbytes 0.50, which PEFT imports wherever it is installed, warns on CPUs with AVX-512 BF16 that a kernel for
+      4-bit bases cannot be loaded, whatever the base.
+    - transformers 5.23 warns of two names that trl 1.16 and peft 0.21 still use, whatever the recipe says.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+        lambda record: "Failed to load CPU gemm_4bit_forward" not in record.getMessage()
+    )
+    for name in ("gradient_checkpointing", "is_gradient_checkpointing"):
+        warnings.filterwarnings("ignore", f"`{name}` is deprecated", FutureWarning)
+
+
 def silence_loading() -> None:
     """
     Hides transformers' progress bars and warnings while models load.
 
     PEFT warns that new rows are random before it loads the trained ones.
     """
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 def bypass_onednn_for_single_tokens(model: "PreTrainedModel") -> None:

@@ -284,6 +284,15 @@ def resolve_inputs(name: str) -> list[Path]:
     return [Path(os.path.realpath(path)) for path in found]
 
 
+def expand_globs(names: Sequence[str]) -> list[str]:
+    """File names with patterns such as `*.csv` replaced by what they match, in order: Windows' shells expand none."""
+    expanded = []
+    for name in names:
+        found = [] if os.path.lexists(name) else sorted(glob.glob(name))
+        expanded += found or [name]
+    return expanded
+
+
 def is_same_file(one: Path, other: Path) -> bool:
     """Whether two names are of one file or folder, whatever their case; not where one is missing."""
     try:

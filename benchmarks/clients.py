@@ -141,7 +141,7 @@ def measure(ask: Ask, problems: list[str], reference: Reference) -> tuple[list[t
 
 
 def main(args: argparse.Namespace) -> None:
-    from approach.evaluation.rows import Selection, load_rows
+    from approach.evaluation.systems import Selection, load_rows
 
     selection = Selection("test", args.num_examples, (0.5, 1.0), 0)
     problems = [row["problem"] for row in selection.take(load_rows(args.dataset_name, None, "test"))]

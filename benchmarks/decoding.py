@@ -22,7 +22,7 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from approach.evaluation.rows import Selection, load_rows
+    from approach.evaluation.systems import Selection, load_rows
     from approach.generation.engine import Drafter
 
     rows = Selection("validation", args.rows).take(load_rows(args.dataset_name, None, "validation"))

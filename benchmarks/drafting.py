@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 def main(args: argparse.Namespace) -> None:
     import torch
 
-    from approach.evaluation.rows import Selection, load_rows
+    from approach.evaluation.systems import Selection, load_rows
     from approach.generation.engine import Drafter
     from approach.generation.partial import PartialDrafts
 

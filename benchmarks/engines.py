@@ -33,7 +33,7 @@ GREEDY, SAMPLED = "greedy, penalty 1.15", "sampled, penalty 1.15"
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
-    from approach.evaluation.rows import Selection, load_rows
+    from approach.evaluation.systems import Selection, load_rows
 
     selection = Selection("test", args.num_examples, (0.5, 1.0), 0)
     return [row["prompt"] for row in selection.take(load_rows(args.dataset_name, None, "test"))]

@@ -48,11 +48,10 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
     from evaluate import load
 
-    from approach.evaluation import controls, significance
-    from approach.evaluation.copying import describe_overlap
-    from approach.evaluation.gates import describe_behaviour
-    from approach.evaluation.rows import Selection, load_problems
-    from approach.evaluation.systems import load_predictions
+    from approach.evaluation import significance
+    from approach.evaluation.choice import summarize_behaviour
+    from approach.evaluation.copying import summarize_overlap
+    from approach.evaluation.systems import Selection, build_baselines, load_predictions, load_problems
     from approach.generation.partial import PartialDrafts
 
     selection = Selection("test", args.num_examples, tuple(args.id_range), args.draw_seed)
@@ -60,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     names = ("specificity", "behaviour", "provenance")
     metric, behaviour, provenance = (load(str(ROOT / "approach" / "metrics" / f"{name}.py")) for name in names)
     entries, seconds = draft_all(args, problems, PartialDrafts(args.output_dir))
-    entries += controls.draft_without_model(problems, metric) + load_predictions(args.predictions, problems.rows)[0]
+    entries += build_baselines(problems, metric) + load_predictions(args.predictions, problems.rows)[0]
 
     rows, train = problems.rows, [row["approach"] for row in problems.train]
     weights, corpus = metric.weigh(train), provenance.corpus(train)
@@ -72,8 +71,8 @@ def main(args: argparse.Namespace) -> None:
         values = np.array([metric.from_pairs(pairs, once) for pairs, _ in counted])
         resampled = np.array([metric.from_pairs(pairs, draws) for pairs, _ in counted])
         estimates[entry.system] = estimate = significance.Estimate(values, resampled, entry.num_models)
-        found, about = significance.describe(estimate), describe_behaviour(behaviour, entry.runs, rows)
-        copied = describe_overlap(provenance, corpus, entry.texts[0], rows, problems.train)["share_of_8grams"] or 0
+        found, about = significance.summarize_estimate(estimate), summarize_behaviour(behaviour, entry.runs, rows)
+        copied = summarize_overlap(provenance, corpus, entry.texts[0], rows, problems.train)["share_of_8grams"] or 0
         ended = f"{about['share_ended']:.1%}" if "share_ended" in about else ""
         print(
             f"{entry.system:28} {found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f}) each run "

@@ -52,15 +52,15 @@ def read_labelled(paths: Sequence[Path]) -> list[dict]:
 
 def tagged_share(texts: Sequence[str]) -> float:
     """The share of the texts' words that the tagger calls method or objective."""
-    from approach.data.sentences import split_punctuation
-    from approach.roles import load_tagger, name_role
+    from approach.data.pair_rules import split_punctuation
+    from approach.roles import load_tagger, most_likely_role
 
     good, total, tagger = 0, 0, load_tagger()
     for text in texts:
         sentences = split_punctuation(text)
         for sentence, roles in zip(sentences, tagger.tag(sentences), strict=True):
             total += len(sentence.split())
-            good += len(sentence.split()) * (name_role(roles) in ("method", "objective"))
+            good += len(sentence.split()) * (most_likely_role(roles) in ("method", "objective"))
     return good / max(1, total)
 
 
@@ -118,8 +118,8 @@ class Scorer:
 
 
 def main(args: argparse.Namespace) -> None:
-    from approach.evaluation.bits import measure_bits
-    from approach.evaluation.rows import Selection, load_rows
+    from approach.evaluation.reference_nll import measure_reference_nll
+    from approach.evaluation.systems import Selection, load_rows
     from approach.generation.engine import Drafter
     from approach.generation.partial import PartialDrafts
     from approach.prompt import make_prompt
@@ -144,7 +144,9 @@ def main(args: argparse.Namespace) -> None:
                 prompts, references = ([row[key] for row in chosen] for key in ("prompt", "approach"))
                 drafts = [drafter.draft(prompts, partial, DECODING) for drafter in drafters]
                 options = {"permuted": True, "empty_prompt": make_prompt("")}
-                bits = [measure_bits(drafter, prompts, references, partial, **options) for drafter in drafters]
+                bits = [
+                    measure_reference_nll(drafter, prompts, references, partial, **options) for drafter in drafters
+                ]
                 found[f"{name}, {about}"], numbers[name, about] = scorer.score(drafts, bits, chosen, given)
     comparisons = {}
     for name, about in numbers:

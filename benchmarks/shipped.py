@@ -76,7 +76,7 @@ def ask(address: str, model: str, problem: str, **settings: float) -> tuple[str,
 def main(args: argparse.Namespace) -> None:
     import evaluate
 
-    from approach.evaluation.rows import Selection, load_rows
+    from approach.evaluation.systems import Selection, load_rows
 
     selection = Selection("test", args.num_examples, tuple(args.id_range), args.draw_seed)
     rows = selection.take(load_rows(args.dataset_name, None, "test"))

@@ -1,5 +1,5 @@
 """
-What a term should be in `metrics/specificity.py`: which normalisation tells own approaches from near ones best.
+What a term should be in `approach/metrics/specificity.py`: which normalisation tells own from near approaches best.
 
 Every second sentence of a validation row's approach is a draft for the other sentences; the approach of the nearest
 training problem is another draft for them. Printed: both specificities, and their paired difference over its standard
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
     from nltk.stem.snowball import SnowballStemmer
     from nupunkt import sent_tokenize
 
-    from approach.evaluation.rows import Selection, load_rows
+    from approach.evaluation.systems import Selection, load_rows
     from approach.retrieval import BM25Index
 
     metric = load_metric()

@@ -32,6 +32,7 @@ DAMAGES = {
     "no bytes": lambda folder: change(folder / "model.safetensors", lambda data: b""),
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
     "a weight is missing": lambda folder: change_weights(folder, lambda weight: None),
+    "a tensor without a place": lambda folder: change_weights(folder, lambda weight: weight, "model.extra.weight"),
     "a weight of another shape": lambda folder: change_weights(folder, lambda weight: weight[:, :3].contiguous()),
     "configuration is no JSON": lambda folder: change(folder / "config.json", lambda data: b"{"),
     "configuration is a list": lambda folder: change(folder / "config.json", lambda data: b"[]"),
@@ -54,8 +55,10 @@ def change_config(folder, **values) -> None:
     change(folder / "config.json", lambda data: json.dumps({**json.loads(data), **values}).encode())
 
 
-def change_weights(folder, edit) -> None:
+def change_weights(folder, edit, copy_to: str = "") -> None:
     weights, name = load_file(folder / "model.safetensors"), "model.layers.1.mlp.down_proj.weight"
+    if copy_to:
+        weights[copy_to] = weights[name].clone()
     if (changed := edit(weights.pop(name))) is not None:
         weights[name] = changed
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -80,6 +83,13 @@ def test_a_damaged_model_ends_in_one_line(base, trained, damage, tmp_path):
         hint = "(name another with --base_model_name_or_path)"
         adapter = find_adapter(str(trained.adapter), "--adapter_path", base=str(folder))
         assert_one_line(lambda: load_adapter_base(adapter), f"base {folder}: ", hint)
+
+
+def test_a_tensor_without_a_place_is_named(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "damaged")
+    DAMAGES["a tensor without a place"](folder)
+    said = "1 of its tensors have no place in a LlamaForCausalLM: model.extra.weight"
+    assert_one_line(lambda: load_weights(str(folder), "--model"), said)
 
 
 def test_tied_weights_are_not_missing(tmp_path):

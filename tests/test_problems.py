@@ -10,7 +10,7 @@ from approach.prompt import (
     differences_from_training,
     encode_continuation,
     encode_problem,
-    normalize_spaces,
+    normalize_whitespace,
 )
 
 
@@ -44,7 +44,7 @@ def test_a_problem_unlike_those_of_training_is_told_of_in_plain_words():
 
 
 def test_white_space_is_folded_by_one_function(tokenizer):
-    assert normalize_spaces(" A\u2028 problem\n\n in\u00a0\tlines. ") == "A problem in lines."
+    assert normalize_whitespace(" A\u2028 problem\n\n in\u00a0\tlines. ") == "A problem in lines."
     folded = encode_problem(tokenizer, "A problem in lines.")["input_ids"]
     assert encode_problem(tokenizer, " A\u2028 problem\n\n in\u00a0\tlines. ")["input_ids"].equal(folded)
 

@@ -1,31 +1,110 @@
-"""What is chosen on validation rows: each system's decoding, and the base's best ways to be asked."""
+"""
+What is chosen on validation rows, each system's decoding and the base's best ways to be asked, and the drafts for the
+test rows that are made with it.
+"""
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import evaluate
 import numpy as np
+import torch
 
-from approach.evaluation.bits import Bits, bits_per_byte, measure_bits
-from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
-from approach.evaluation.rows import Problems
-from approach.evaluation.systems import Drafting, Recipe, base_prompts
-from approach.generation.engine import Draft
-from approach.generation.sampling import UNGUIDED
+from approach.evaluation.reference_nll import ReferenceNLL, join_models, measure_reference_nll
+from approach.evaluation.systems import TUNED, Problems, Recipe, SystemDrafts, base_prompts
+from approach.generation.engine import Draft, Drafter
+from approach.generation.partial import PartialDrafts
+from approach.generation.sampling import DECODINGS, UNGUIDED
+from approach.prompt import make_prompt
+
+MIN_SHARE_ENDED = 0.95
+MAX_REPETITION = 2.0  # times the references' share of repeated 4-grams
+EMPTY_ROW = {"problem": "", "prompt": make_prompt("")}
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The chosen decoding of every system, the base's best ways, and everything that was measured for it."""
+class DraftSettings:
+    """How all models draft, and where their drafts are kept as they come."""
+
+    partial: PartialDrafts
+    num_seeds: int
+    max_new_tokens: int
+    batch_size: int
+    dtype: torch.dtype
+    guided: bool = False  # whether the main recipe tries classifier-free guidance, too
+
+    def list_decodings(self, recipe: Recipe) -> list[str]:
+        """The decodings that a recipe tries on validation rows."""
+        return list(DECODINGS) if self.guided and recipe.kind == TUNED else UNGUIDED
+
+    def load_runs(self, recipe: Recipe) -> Iterator[Drafter]:
+        """The models of a recipe, one at a time."""
+        for model, revision in zip(recipe.models, recipe.revisions, strict=True):
+            yield Drafter(model, self.max_new_tokens, self.batch_size, recipe.argument, self.dtype, revision=revision)
+
+    def draft(self, drafter: Drafter, prompts: list[str], decoding: str, num_seeds: int = 1) -> list[list[Draft]]:
+        """A list of drafts for each seed; a single one where the decoding draws nothing."""
+        if not DECODINGS[decoding]["do_sample"]:
+            return [drafter.draft(prompts, self.partial, decoding)]
+        return [drafter.draft(prompts, self.partial, decoding, seed) for seed in range(num_seeds)]
+
+
+@dataclass(frozen=True)
+class ChosenDecodings:
+    """The chosen decoding of every system, the base's best ways to be asked, and all that was measured to choose."""
 
     decodings: dict[str, str]  # by system
     base_for_drafts: str
     base_for_gain: str
     weights: dict[str, list[str]]  # digests of the models' weights, by recipe and of "base"
-    record: dict
+    record: dict  # "choice" in scores.json
 
 
-class Judge:
-    """Measures decodings on validation rows."""
+# How drafts behave, and the quality checks
+
+
+def summarize_behaviour(metric: evaluate.Metric, runs: Sequence[list[Draft]], rows: list[dict]) -> dict:
+    """How drafts behave, of all runs together; how they ended where a model of ours wrote them."""
+    drafts = [draft for run in runs for draft in run]
+    behaviour = metric.compute(
+        predictions=[draft["prediction"] for draft in drafts],
+        references=[row["approach"] for row in rows] * len(runs),
+        problems=[row["problem"] for row in rows] * len(runs),
+    )
+    if drafts[0]["ended"] is not None:
+        behaviour["share_ended"] = sum(draft["ended"] for draft in drafts) / len(drafts)
+        behaviour["share_at_budget"] = 1 - behaviour["share_ended"]
+        behaviour["mean_tokens"] = sum(draft["num_tokens"] for draft in drafts) / len(drafts)
+    ratio = behaviour["length_ratio"]
+    behaviour["brevity_penalty"] = min(1.0, math.exp(1 - 1 / ratio)) if ratio else 0.0
+    return behaviour
+
+
+def measure_repetition(metric: evaluate.Metric, rows: list[dict]) -> float:
+    """The references' own share of repeated 4-grams; 0 where none is long enough."""
+    texts = [row["approach"] for row in rows]
+    found = metric.compute(predictions=texts, references=texts, problems=[row["problem"] for row in rows])
+    return found["repeated_4grams"] or 0.0
+
+
+def passes_quality_checks(behaviour: dict, reference_repetition: float) -> bool | None:
+    """
+    Whether at least 95 % of drafts end by themselves and repeat no more than twice what references do.
+
+    None for texts that no model of ours wrote: how they ended is not known.
+    """
+    if "share_ended" not in behaviour:
+        return None
+    repeated = behaviour["repeated_4grams"] or 0.0
+    return behaviour["share_ended"] >= MIN_SHARE_ENDED and repeated <= MAX_REPETITION * reference_repetition
+
+
+# The choice on validation rows
+
+
+class DecodingSelector:
+    """Measures decodings on validation rows, and chooses one for each system."""
 
     def __init__(self, problems: Problems, metrics: dict[str, evaluate.Metric]):
         self.rows, self.metrics = problems.validation, metrics
@@ -33,88 +112,135 @@ class Judge:
         self.repetition = measure_repetition(metrics["behaviour"], self.rows)
 
     def measure(self, runs: list[list[Draft]]) -> dict:
-        """Specificity, endings, repetition, and whether the drafts pass the gates; the mean of a recipe's runs."""
+        """Specificity, endings, repetition, and whether the quality checks are passed; the mean of a recipe's runs."""
         metric, values = self.metrics["specificity"], []
         references, asked = ([row[name] for row in self.rows] for name in ("approach", "problem"))
         for run in runs:
             pairs, _ = metric.statistics([draft["prediction"] for draft in run], references, asked, self.terms)
             values += metric.from_pairs(pairs, np.ones((1, len(run))))
-        behaviour = describe_behaviour(self.metrics["behaviour"], runs, self.rows)
+        behaviour = summarize_behaviour(self.metrics["behaviour"], runs, self.rows)
         return {
             "specificity": None if None in values else float(np.mean(values)),
             "share_ended": behaviour["share_ended"],
             "repeated_4grams": behaviour["repeated_4grams"],
-            "passes_gates": passes_gates(behaviour, self.repetition),
+            "passes_gates": passes_quality_checks(behaviour, self.repetition),
         }
 
-    def choose(self, system: str, runs_by_decoding: dict[str, list[list[Draft]]]) -> dict:
+    def select(self, system: str, runs_by_decoding: dict[str, list[list[Draft]]]) -> dict:
         """What was measured of each decoding of a system, and which one is chosen."""
         found = {name: self.measure(runs) for name, runs in runs_by_decoding.items()}
         chosen = find_best(found)
-        about = found[chosen]
-        print(f"  {system}: {chosen}, specificity {show(about['specificity'])}, ended {about['share_ended']:.0%}")
-        return {"decodings": found, "chosen": chosen, "passes_gates": about["passes_gates"]}
-
-
-def show(value: float | None) -> str:
-    """A value with four digits."""
-    return "not measured" if value is None else f"{value:.4f}"
+        best = found[chosen]
+        value = "not measured" if best["specificity"] is None else f"{best['specificity']:.4f}"
+        print(f"  {system}: {chosen}, specificity {value}, ended {best['share_ended']:.0%}")
+        return {"decodings": found, "chosen": chosen, "passes_gates": best["passes_gates"]}
 
 
 def find_best(found: dict[str, dict]) -> str:
-    """The most specific of those that pass the gates, or of all where none does; the first of equals."""
-    passing = [name for name, about in found.items() if about["passes_gates"]] or list(found)
+    """The most specific of those that pass the quality checks, or of all where none does; the first of equals."""
+    passing = [name for name, measured in found.items() if measured["passes_gates"]] or list(found)
     return max(passing, key=lambda name: -np.inf if found[name]["specificity"] is None else found[name]["specificity"])
 
 
-def choose(
-    recipes: list[Recipe], base_name: str, problems: Problems, metrics: dict[str, evaluate.Metric], drafting: Drafting
-) -> Choice:
-    """Drafts for the validation rows with every decoding, and chooses; nothing of the test rows is looked at."""
-    judge, weights, systems = Judge(problems, metrics), {}, {}
+def choose_decodings(
+    recipes: list[Recipe],
+    base: Recipe,
+    problems: Problems,
+    metrics: dict[str, evaluate.Metric],
+    settings: DraftSettings,
+) -> ChosenDecodings:
+    """Drafts for the validation rows with every decoding, and chooses; the test rows are not looked at."""
+    selector, weights, systems = DecodingSelector(problems, metrics), {}, {}
     print(f"Choosing decodings on {len(problems.validation)} validation rows")
     prompts = [row["prompt"] for row in problems.validation]
     for recipe in recipes:
-        runs: dict[str, list] = {name: [] for name in drafting.list_decodings(recipe)}
+        runs: dict[str, list] = {name: [] for name in settings.list_decodings(recipe)}
         weights[recipe.system] = []
-        for drafter in drafting.load_runs(recipe):
+        for drafter in settings.load_runs(recipe):
             weights[recipe.system].append(drafter.weights)
             for name in runs:
-                runs[name] += drafting.draft(drafter, prompts, name)
-        systems[recipe.system] = {"kind": recipe.kind, **judge.choose(recipe.system, runs)}
-    ways, weights["base"] = choose_for_base(base_name, problems, judge, drafting)
-    best = find_best({way: about["decodings"][about["chosen"]] for way, about in ways.items()})
-    systems |= ways
-    gains = {way: -np.inf if about["problem_gain"] is None else about["problem_gain"] for way, about in ways.items()}
+                runs[name] += settings.draft(drafter, prompts, name)
+        systems[recipe.system] = {"kind": recipe.kind, **selector.select(recipe.system, runs)}
+    base_systems, weights["base"] = choose_for_base(base, problems, selector, settings)
+    gains = {system: found["problem_gain"] for system, found in base_systems.items()}
+    systems |= base_systems
     record = {
         "rows": len(problems.validation),
-        "references_repeated_4grams": judge.repetition,
+        "references_repeated_4grams": selector.repetition,
         "systems": systems,
-        "base_for_drafts": best,
-        "base_for_gain": max(gains, key=gains.get),
+        "base_for_drafts": find_best({name: row["decodings"][row["chosen"]] for name, row in base_systems.items()}),
+        "base_for_gain": max(gains, key=lambda system: -np.inf if gains[system] is None else gains[system]),
     }
-    decodings = {system: about["chosen"] for system, about in systems.items()}
-    return Choice(decodings, best, record["base_for_gain"], weights, record)
+    decodings = {system: found["chosen"] for system, found in systems.items()}
+    return ChosenDecodings(decodings, record["base_for_drafts"], record["base_for_gain"], weights, record)
 
 
 def choose_for_base(
-    name: str, problems: Problems, judge: Judge, drafting: Drafting
+    base: Recipe, problems: Problems, selector: DecodingSelector, settings: DraftSettings
 ) -> tuple[dict[str, dict], list[str]]:
-    """For each way to ask the base its decoding and its problem gain; and the digest of the base's weights."""
-    base = drafting.load(name, "--base_model_name_or_path")
-    if base.tokenizer.chat_template is None:
+    """For each way to ask the base, its decoding and its problem gain; and the digest of the base's weights."""
+    drafter = next(settings.load_runs(base))
+    if drafter.tokenizer.chat_template is None:
         print("  base, instructed and base, two examples: left out, the base has no chat template")
-    approaches, ways = [row["approach"] for row in problems.validation], {}
-    for way, prompts in base_prompts(base.tokenizer, problems.validation, problems.examples).items():
-        runs = {decoding: drafting.draft(base, prompts, decoding) for decoding in UNGUIDED}
-        bits = measure_bits(base, prompts, approaches, drafting.partial, permuted=True)
-        ways[way] = {"kind": "base", **judge.choose(way, runs), "problem_gain": gain(bits)}
-    return ways, [base.weights]
+    approaches, systems = [row["approach"] for row in problems.validation], {}
+    for system, prompts in base_prompts(drafter.tokenizer, problems.validation, problems.examples).items():
+        runs = {decoding: settings.draft(drafter, prompts, decoding) for decoding in UNGUIDED}
+        nll = measure_reference_nll(drafter, prompts, approaches, settings.partial, permuted=True)
+        systems[system] = {"kind": "base", **selector.select(system, runs), "problem_gain": nll.problem_gain}
+    return systems, [drafter.weights]
 
 
-def gain(bits: Bits) -> float | None:
-    """The problem gain of all rows; None where there is no other row, or no row that the model can read."""
-    if bits.permuted is None or not bits.measured.any():
-        return None
-    once = np.ones((1, len(bits.size)))
-    return float(bits_per_byte(bits.permuted - bits.own, bits.size, bits.measured, once).mean())
+# Drafts for the test rows
+
+
+def draft_for_test(
+    recipes: list[Recipe], base: Recipe, problems: Problems, chosen: ChosenDecodings, settings: DraftSettings
+) -> tuple[list[SystemDrafts], dict[str, ReferenceNLL]]:
+    """Every model's drafts with its chosen decoding, the main recipe's first, and its NLL of the references."""
+    base_drafts, nlls = draft_base(base, problems, chosen, settings)
+    drafts = []
+    for recipe in recipes:
+        entries, nlls[recipe.system] = draft_recipe(recipe, problems, chosen, settings)
+        drafts += entries
+    return [*drafts, *base_drafts], nlls
+
+
+def draft_recipe(
+    recipe: Recipe, problems: Problems, chosen: ChosenDecodings, settings: DraftSettings
+) -> tuple[list[SystemDrafts], ReferenceNLL]:
+    """
+    A recipe's drafts with its chosen decoding, and its NLL of the references.
+
+    For the main recipe also greedy drafts of its first run, and the NLL after other rows' problems and after none.
+    """
+    decoding, first, is_main = chosen.decodings[recipe.system], recipe.names[0], recipe.kind == TUNED
+    runs, greedy, nlls = [], [], []
+    prompts, approaches = ([row[name] for row in problems.rows] for name in ("prompt", "approach"))
+    for name, drafter in zip(recipe.names, settings.load_runs(recipe), strict=True):
+        print(f"{recipe.system}: {len(prompts)} drafts by {name}")
+        runs += settings.draft(drafter, prompts, decoding, settings.num_seeds)
+        if is_main and name == first and decoding != "greedy":
+            greedy = settings.draft(drafter, prompts, "greedy")
+        more = {"permuted": True, "empty_prompt": EMPTY_ROW["prompt"]} if is_main else {}
+        nlls.append(measure_reference_nll(drafter, prompts, approaches, settings.partial, **more))
+    drafts = [SystemDrafts(recipe.system, recipe.kind, recipe.names, decoding, runs)]
+    if greedy:
+        drafts.append(SystemDrafts(recipe.system, recipe.kind, [first], "greedy", greedy))
+    return drafts, join_models(nlls)
+
+
+def draft_base(
+    base: Recipe, problems: Problems, chosen: ChosenDecodings, settings: DraftSettings
+) -> tuple[list[SystemDrafts], dict[str, ReferenceNLL]]:
+    """The base's drafts in every way to ask it, and its NLL: in its best way also after other rows' problems."""
+    drafter = next(settings.load_runs(base))
+    empty = base_prompts(drafter.tokenizer, [EMPTY_ROW], problems.examples)
+    approaches, drafts, nlls = [row["approach"] for row in problems.rows], [], {}
+    for system, prompts in base_prompts(drafter.tokenizer, problems.rows, problems.examples).items():
+        decoding = chosen.decodings[system]
+        print(f"{system}: {len(prompts)} drafts by {drafter.name}")
+        runs = settings.draft(drafter, prompts, decoding, settings.num_seeds)
+        drafts.append(SystemDrafts(system, "base", base.names, decoding, runs))
+        more = {"permuted": True, "empty_prompt": empty[system][0]} if system == chosen.base_for_gain else {}
+        nlls[system] = measure_reference_nll(drafter, prompts, approaches, settings.partial, **more)
+    return drafts, nlls

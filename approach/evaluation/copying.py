@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import evaluate
 
-from approach.artifacts import read_run
 from approach.errors import UserError
-from approach.evaluation.systems import SystemDrafts
+from approach.evaluation.systems import Recipe, SystemDrafts
+from approach.models import fetch_run
 
 NUM_WORST = 10
 
@@ -22,13 +21,17 @@ class RowsSeen:
     recorded: bool
 
 
-def read_rows_seen(model: str, train: list[dict]) -> RowsSeen:
+def find_rows_seen(recipe: Recipe, train: list[dict]) -> RowsSeen:
     """
-    The rows that a model was trained on, by the ids in the `run.json` of its folder.
+    The rows that a recipe's first model was trained on, by the ids in its `run.json`, in its folder or on the Hub.
 
-    Without such a record all rows are taken as seen. Raises UserError where the ids are of another dataset.
+    Without such a record all rows are taken as seen.
+
+    Raises:
+        UserError: where the ids are those of another dataset.
     """
-    path, dataset = Path(model) / "run.json", read_run(Path(model)).get("dataset", {})
+    name = recipe.models[0]
+    dataset = fetch_run(name, recipe.argument, recipe.revisions[0]).get("dataset", {})
     if "ids" not in dataset:
         return RowsSeen(train, [], recorded=False)
     if dataset["ids"] is None:  # every row of the split
@@ -37,14 +40,14 @@ def read_rows_seen(model: str, train: list[dict]) -> RowsSeen:
     by_id = {row["id"]: row for row in train}
     if missing := [row_id for row_id in ids if row_id not in by_id]:
         raise UserError(
-            f"{path} is of another dataset: {len(missing)} of the {len(ids)} rows trained on are not in the training "
-            f"split of --dataset_name ({missing[0]!r} is the first)"
+            f"{recipe.argument} {name}: its run.json is of another dataset: {len(missing)} of the {len(ids)} rows "
+            f"trained on are not in the training split of --dataset_name ({missing[0]!r} is the first)"
         )
     seen_ids = set(ids)
     return RowsSeen([by_id[row_id] for row_id in ids], [row for row in train if row["id"] not in seen_ids], True)
 
 
-def look_for_copies(
+def measure_copying(
     drafts: Sequence[SystemDrafts],
     rows_seen: Mapping[str, RowsSeen],
     rows: list[dict],
@@ -66,12 +69,12 @@ def look_for_copies(
         found = {"rows_seen": len(record.seen), "record_of_the_run": record.recorded}
         for group, (owners, texts) in groups.items():
             if texts:
-                found[group] = describe_overlap(provenance, corpus, texts, owners, record.seen)
+                found[group] = summarize_overlap(provenance, corpus, texts, owners, record.seen)
         result.setdefault(entry.system, {})[entry.decoding] = found
     return result
 
 
-def describe_overlap(
+def summarize_overlap(
     provenance: evaluate.Metric, corpus, texts: list[str], owners: list[dict], seen: list[dict]
 ) -> dict:
     """What texts share with a corpus made of `seen`: means, the longest runs with their rows, and citations."""

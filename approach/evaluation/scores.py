@@ -1,5 +1,10 @@
-"""The scores of all systems with intervals, as `scores.json` holds them."""
+"""
+The scores of all systems with intervals, as `scores.json` holds them.
 
+Every row has sufficient statistics, and each score follows from their totals: of all rows, or of resampled ones.
+"""
+
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -7,29 +12,71 @@ from importlib.metadata import version
 import evaluate
 import numpy as np
 
-from approach.evaluation.bits import Bits, bits_per_byte
-from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
-from approach.evaluation.significance import Estimate, describe, draw_rows
-from approach.evaluation.statistics import RowStatistics, score_rows
+from approach.errors import UserError, explain_error, first_line
+from approach.evaluation.choice import measure_repetition, passes_quality_checks, summarize_behaviour
+from approach.evaluation.reference_nll import ReferenceNLL, bits_per_byte
+from approach.evaluation.significance import Estimate, Estimates, draw_rows, summarize_estimate
 from approach.evaluation.systems import SystemDrafts
 from approach.generation.sampling import DECODINGS
+from approach.metrics import list_overlap_metrics, list_table, load_metric
+from approach.retrieval import BM25Index
 from approach.storage import public_name
 
 LIBRARIES = ("torch", "transformers", "sacrebleu", "rouge-score", "bert-score", "bm25s")
+NUM_TERMS = 30  # of a draft, where drafts of different lengths are compared
+REFERENCES_SEARCHED = 100  # a draft is to find its own reference among so many, whatever the number of rows
+NUM_SAMPLES = 3
+GAIN_SIGNATURE = "bits a byte of the references, other rows' problems (5 permutations) minus own"
 
-Estimates = dict[tuple[str, str | None], dict[str, Estimate]]  # by system and decoding, None for what needs no draft
+
+@dataclass(frozen=True)
+class RowStatistics:
+    """The statistics of a system's drafts, each of shape `(runs, rows, …)`; a run is a list of drafts, one a row."""
+
+    overlap: dict[str, np.ndarray]  # by metric, against each row's own reference
+    pairs: np.ndarray  # F1 of new terms with the own reference minus that with row j's, `(runs, rows, rows)`
+    pairs_at_30: np.ndarray  # the same for each draft's first 30 new terms
+    new_terms: np.ndarray  # F1 of new terms, and their number, `(runs, rows, 2)`
+    found_first: np.ndarray  # 1 where the draft's nearest reference is its own, else 0
+
+    @property
+    def specificity_by_row(self) -> np.ndarray:
+        """Each row's mean over the other rows, `(runs, rows)`; NaN for a single row."""
+        others = self.pairs.shape[-1] - 1
+        return self.pairs.sum(axis=-1) / others if others else np.full(self.pairs.shape[:2], np.nan)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What scores.json says of every system, and the estimates that comparisons are made of."""
+    """What scores.json says of every system, and the estimates from which comparisons are made."""
 
     systems: dict[str, dict]
     estimates: Estimates
     rows_beyond_context: int
 
 
-def describe_setup(
+def load_metrics(bertscore_model: str, bertscore_num_layers: int | None) -> dict[str, evaluate.Metric]:
+    """
+    The local metrics by name, with BERTScore's encoder loaded: it should fail before hours of drafting, not after.
+
+    Raises:
+        UserError: where the encoder cannot be loaded.
+    """
+    metrics = {name: load_metric(name) for name in (*list_overlap_metrics(), "specificity", "behaviour", "provenance")}
+    try:
+        metrics["bertscore"].load(bertscore_model, bertscore_num_layers)
+    except KeyError as error:
+        raise UserError(
+            f"--bertscore_model {bertscore_model}: bert-score does not know it; add --bertscore_num_layers"
+        ) from error
+    except AssertionError as error:  # bert-score's, for a layer that the encoder does not have
+        raise UserError(f"--bertscore_num_layers {bertscore_num_layers}: {first_line(error)}") from error
+    except Exception as error:  # a damaged encoder may raise anything
+        raise UserError(f"--bertscore_model {bertscore_model}: {explain_error(error)}") from error
+    return metrics
+
+
+def build_setup_record(
     *,
     dataset: dict,
     rows: list[dict],
@@ -40,13 +87,14 @@ def describe_setup(
     num_resamples: int,
     dtype: str,
 ) -> dict:
-    """What was drafted for, and how drafts were made and scored; `dataset` says which rows of which split."""
+    """Which rows were drafted for, and how drafts were made and scored; `dataset` says which rows of which split."""
+    signatures = {name: metrics[name].signature() for name in (*list_overlap_metrics(), "specificity")}
     return {
         "num_examples": len(rows),
         "dataset": dataset,
         "decoding": {"max_new_tokens": max_new_tokens, "seeds": num_seeds, "decodings": DECODINGS, "dtype": dtype},
         "bertscore_model": public_name(bertscore_model),
-        "signatures": sign_metrics(metrics),
+        "signatures": signatures | {"problem gain": GAIN_SIGNATURE},
         "references_repeated_4grams": measure_repetition(metrics["behaviour"], rows),
         "texts_beyond_encoder": metrics["bertscore"].count_truncated([row["approach"] for row in rows]),
         "resamples": num_resamples,
@@ -54,68 +102,189 @@ def describe_setup(
     }
 
 
-def sign_metrics(metrics: dict[str, evaluate.Metric]) -> dict[str, str]:
-    """What to state beside each score, so that others can compute the same."""
-    bleu, chrf = (metrics[name].compute(predictions=["a"], references=["a"]) for name in ("bleu", "chrf"))
-    return {
-        "bleu": bleu["signature"],
-        "chrf": chrf["signature"],
-        "rouge": f"rouge_score {version('rouge-score')}, no stemming, mean of rows",
-        "bertscore": metrics["bertscore"].hash,
-        "specificity": "words of at least 3 letters, no stemming, idf of the training approaches",
-        "problem gain": "bits a byte of the references, other rows' problems (5 permutations) minus own",
-    }
+# Statistics of rows
+
+
+def compute_statistics(
+    metrics: dict[str, evaluate.Metric],
+    runs_by_system: Sequence[list[list[str]]],
+    rows: list[dict],
+    given: list[str],
+    corpus: list[str],
+) -> list[RowStatistics]:
+    """
+    The statistics of every row for each system, whose lists of drafts are given.
+
+    `given` is what any system was shown of a row beyond its problem, `corpus` the training approaches.
+    """
+    references = [row["approach"] for row in rows]
+    problems = [f"{row['problem']} {more}" for row, more in zip(rows, given, strict=True)]
+    runs = [run for runs in runs_by_system for run in runs]
+    ends = np.cumsum([len(runs) for runs in runs_by_system])[:-1]
+    by_metric = {}
+    for name in list_overlap_metrics():
+        # In one call: bert-score encodes each text once a call.
+        found = metrics[name].statistics([draft for run in runs for draft in run], references * len(runs))
+        by_metric[name] = np.split(found.reshape(len(runs), len(references), -1), ends)
+    metric, terms = metrics["specificity"], metrics["specificity"].weigh(corpus)
+    complete = [metric.statistics(run, references, problems, terms) for run in runs]
+    first = [metric.statistics(run, references, problems, terms, NUM_TERMS)[0] for run in runs]
+    pairs, new_terms, pairs_at_30, found_first = (
+        np.split(np.array(part), ends)
+        for part in ([a for a, _ in complete], [b for _, b in complete], first, find_own_references(runs, references))
+    )
+    return [
+        RowStatistics(
+            overlap={name: by_metric[name][i] for name in by_metric},
+            pairs=pairs[i],
+            pairs_at_30=pairs_at_30[i],
+            new_terms=new_terms[i],
+            found_first=found_first[i],
+        )
+        for i in range(len(runs_by_system))
+    ]
+
+
+def find_own_references(runs: Sequence[list[str]], references: list[str]) -> np.ndarray:
+    """Whether each draft's nearest reference, by BM25 and among at most 100, is its own: `(runs, rows)` of 1 and 0."""
+    found = np.zeros((len(runs), len(references)))
+    for start in range(0, len(references), REFERENCES_SEARCHED):
+        part = slice(start, start + REFERENCES_SEARCHED)
+        index = BM25Index(references[part])
+        for run, drafts in enumerate(runs):
+            near = index.nearest(drafts[part], k=1)
+            found[run, part] = [bool(hits) and hits[0][0] == i for i, hits in enumerate(near)]
+    return found
+
+
+def compute_scores(
+    metrics: dict[str, evaluate.Metric], statistics: RowStatistics, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Every score of rows taken `weights` times, `(samples, rows)`: arrays `(runs, samples)`, NaN for not measured."""
+    specificity, scores = metrics["specificity"], {}
+    for name, pairs in (("specificity", statistics.pairs), ("specificity_at_30_terms", statistics.pairs_at_30)):
+        scores[name] = np.array([specificity.from_pairs(run, weights) for run in pairs], dtype=float)
+    scores["new_term_f1"] = statistics.new_terms[:, :, 0] @ weights.T / weights.sum(axis=1)
+    scores["found_first"] = statistics.found_first @ weights.T / weights.sum(axis=1)
+    for name, by_run in statistics.overlap.items():
+        values = [[metrics[name].from_totals(totals) for totals in weights @ rows] for rows in by_run]
+        for score in values[0][0]:
+            scores[score] = np.array([[value[score] for value in run] for run in values], dtype=float)
+    return scores
+
+
+# Scores with intervals
 
 
 def score_systems(
     drafts: Sequence[SystemDrafts],
     statistics: Sequence[RowStatistics],
-    bits_by_system: Mapping[str, Bits],
+    nlls: Mapping[str, ReferenceNLL],
     rows: list[dict],
     metrics: dict[str, evaluate.Metric],
     num_resamples: int,
 ) -> Scored:
     """Every system's scores with intervals."""
-    draws, whole = draw_rows(len(rows), num_resamples), np.ones((1, len(rows)))
+    draws, once = draw_rows(len(rows), num_resamples), np.ones((1, len(rows)))
     repetition = measure_repetition(metrics["behaviour"], rows)
     systems: dict[str, dict] = {}
     estimates: Estimates = {}
     for entry, row_statistics in zip(drafts, statistics, strict=True):
-        values, resampled = (score_rows(metrics, row_statistics, weights) for weights in (whole, draws))
-        found = {score: Estimate(values[score], resampled[score], entry.num_models) for score in values}
-        about = {"kind": entry.kind, "models": entry.models, "decodings": {}}
-        nothing = {"bits_per_byte": None, "problem_gain": None, "gain_over_empty": None}
-        behaviour = describe_behaviour(metrics["behaviour"], entry.runs, rows)
+        values, resampled = (compute_scores(metrics, row_statistics, weights) for weights in (once, draws))
+        by_row = {"specificity": row_statistics.specificity_by_row}
+        found = {
+            score: Estimate(values[score], resampled[score], entry.num_models, by_row.get(score)) for score in values
+        }
+        system = {"kind": entry.kind, "models": entry.models, "decodings": {}} | dict.fromkeys(list_table("gain"))
+        behaviour = summarize_behaviour(metrics["behaviour"], entry.runs, rows)
         behaviour["new_terms"] = float(row_statistics.new_terms[:, :, 1].mean())
-        systems.setdefault(entry.system, about | nothing)["decodings"][entry.decoding] = {
-            "scores": {score: describe(estimate) for score, estimate in found.items()},
-            "passes_gates": passes_gates(behaviour, repetition),
+        systems.setdefault(entry.system, system)["decodings"][entry.decoding] = {
+            "scores": {score: summarize_estimate(estimate) for score, estimate in found.items()},
+            "passes_gates": passes_quality_checks(behaviour, repetition),
             "behaviour": behaviour,
         }
         estimates[entry.system, entry.decoding] = found
-    kept = find_measured_rows(bits_by_system, len(rows))
-    for system, bits in bits_by_system.items():
-        found = estimate_bits(bits, kept, whole, draws)
+    # Systems are compared on the rows that every model can read.
+    kept = np.all([np.ones(len(rows), bool), *(nll.measured for nll in nlls.values())], axis=0)
+    for system, nll in nlls.items():
+        found = estimate_nll(nll, kept, once, draws)
         estimates[system, None] = found
-        systems[system] |= {score: describe(estimate) for score, estimate in found.items()}
+        systems[system] |= {score: summarize_estimate(estimate) for score, estimate in found.items()}
     return Scored(systems, estimates, int((~kept).sum()))
 
 
-def find_measured_rows(bits_by_system: Mapping[str, Bits], num_rows: int) -> np.ndarray:
-    """The rows that every model could read, `(rows,)` of booleans: bits are compared on the same rows."""
-    return np.all([np.ones(num_rows, bool), *(bits.measured for bits in bits_by_system.values())], axis=0)
+def estimate_nll(nll: ReferenceNLL, kept: np.ndarray, once: np.ndarray, draws: np.ndarray) -> dict[str, Estimate]:
+    """Bits a byte, and what the own problem gains over other rows' and over none where that was measured."""
+    parts = {"bits_per_byte": nll.own}
+    if nll.permuted is not None:
+        parts["problem_gain"] = nll.permuted - nll.own
+    if nll.empty is not None:
+        parts["gain_over_empty"] = nll.empty - nll.own
+    estimates = {}
+    for score, bits in parts.items():
+        values, resampled = (bits_per_byte(bits, nll.size, kept, weights) for weights in (once, draws))
+        by_row = None
+        if kept.any():  # the linear part of a ratio
+            size = nll.size[kept]
+            by_row = values + (bits[:, kept] - values * size) / size.mean()
+        estimates[score] = Estimate(values, resampled, len(values), by_row)
+    return estimates
 
 
-def estimate_bits(bits: Bits, kept: np.ndarray, whole: np.ndarray, draws: np.ndarray) -> dict[str, Estimate]:
-    """Bits per byte, and what the own problem gains over other rows' and over none where that was measured."""
-    parts = {"bits_per_byte": bits.own}
-    if bits.permuted is not None:
-        parts["problem_gain"] = bits.permuted - bits.own
-    if bits.empty is not None:
-        parts["gain_over_empty"] = bits.empty - bits.own
-    return {
-        score: Estimate(
-            *(bits_per_byte(values, bits.size, kept, weights) for weights in (whole, draws)), num_models=len(values)
-        )
-        for score, values in parts.items()
-    }
+# Drafts as they are written and shown
+
+
+def build_predictions(
+    drafts: Sequence[SystemDrafts],
+    statistics: Sequence[RowStatistics],
+    rows: list[dict],
+    given: list[str],
+    corpus: list[str],
+    metrics: dict[str, evaluate.Metric],
+) -> list[dict]:
+    """
+    The rows of predictions.jsonl, a draft each, with the row's own specificity, ROUGE-L and BERTScore.
+
+    `hits` are the rarer new terms that a draft shares with the reference; `corpus` are the training approaches.
+    """
+    terms, predictions = metrics["specificity"].weigh(corpus), []
+    for entry, row_statistics in zip(drafts, statistics, strict=True):
+        specificity = row_statistics.specificity_by_row
+        for number, run in enumerate(entry.runs):
+            for i, (row, draft) in enumerate(zip(rows, run, strict=True)):
+                problem = f"{row['problem']} {given[i]}"
+                rouge, bertscore = (
+                    metrics[name].from_totals(row_statistics.overlap[name][number, i])
+                    for name in ("rouge", "bertscore")
+                )
+                predictions.append(
+                    {
+                        "system": entry.system,
+                        "decoding": entry.decoding,
+                        **entry.build_run_record(number),
+                        "id": row["id"],
+                        "problem": row["problem"],
+                        "reference": row["approach"],
+                        **draft,
+                        "specificity": None if np.isnan(specificity[number, i]) else float(specificity[number, i]),
+                        "hits": metrics["specificity"].hits(draft["prediction"], row["approach"], problem, terms),
+                        "rougeL": rouge["rougeL"],
+                        "bertscore_f1": bertscore["bertscore_f1"],
+                    }
+                )
+    return predictions
+
+
+def choose_samples(drafts: Sequence[SystemDrafts], rows: list[dict], shown: Mapping[str, str]) -> list[dict]:
+    """Three rows at random, with the first drafts of the systems and decodings that are `shown`."""
+    entries = [entry for entry in drafts if shown.get(entry.system) == entry.decoding]
+    chosen = sorted(random.Random(0).sample(range(len(rows)), min(NUM_SAMPLES, len(rows))))
+    return [
+        {
+            "id": rows[i]["id"],
+            "problem": rows[i]["problem"],
+            "reference": rows[i]["approach"],
+            "drafts": {entry.system: entry.runs[0][i]["prediction"] for entry in entries},
+        }
+        for i in chosen
+    ]

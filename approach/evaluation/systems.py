@@ -1,24 +1,66 @@
-"""The systems that an evaluation compares: fine-tuned recipes, their base in several ways, and others' drafts."""
+"""
+The systems that an evaluation compares and the rows that it compares them on: fine-tuned models, their base in several
+ways to ask it, other systems' drafts, and baselines without a model.
+"""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-import torch
+import evaluate
 from transformers import PreTrainedTokenizerBase
 
+from approach.dataset import load_split
 from approach.errors import UserError, user_errors
-from approach.generation.engine import Draft, Drafter
-from approach.generation.partial import PartialDrafts
-from approach.generation.sampling import DECODINGS, UNGUIDED
-from approach.models import check_no_adapter
+from approach.generation.engine import Draft
+from approach.generation.sampling import DECODINGS
+from approach.models import BASE_ARGUMENT, check_no_adapter
 from approach.prompt import encode_chat, load_tokenizer
+from approach.retrieval import BM25Index
 from approach.storage import public_name, read_json_lines
 
+COLUMNS = ("id", "problem", "approach", "prompt")
+NUM_EXAMPLES_SHOWN = 2
 TUNED = "fine-tuned"
-BASE_ARGUMENT = "--base_model_name_or_path"
 INSTRUCTION = "Write the approach section of a research abstract, one paragraph, for this research problem:\n"
+NEAREST = "nearest training approach"
+RANDOM = "random training approach"
+WORD_LIST = "terms of the five nearest"
+REFERENCE = "reference"
+NUM_NEAREST = 5
+
+
+@dataclass(frozen=True)
+class Problems:
+    """The rows to draft for, the rows on which decodings are chosen, and the training rows with draws from them."""
+
+    rows: list[dict]
+    validation: list[dict]
+    train: list[dict]
+    examples: list[dict]  # two training rows, shown to a base that is asked with examples
+    random_train: list[dict]  # a training row, drawn for each row
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of a split are scored: from a part of it by id, the first ones or a random draw."""
+
+    split: str
+    num_examples: int
+    id_range: tuple[float, float] = (0.0, 1.0)  # the part of the split, in the order of the ids
+    draw_seed: int | None = None  # None: the first by id
+
+    def take(self, rows: list[dict]) -> list[dict]:
+        """The selected ones of a split's rows, by id: the same for every system, whatever the file's order."""
+        begin, end = (round(share * len(rows)) for share in self.id_range)
+        part = sorted(rows, key=lambda row: row["id"])[begin:end]
+        if self.draw_seed is None:
+            return part[: self.num_examples]
+        drawn = random.Random(self.draw_seed).sample(range(len(part)), min(self.num_examples, len(part)))
+        return [part[i] for i in sorted(drawn)]
 
 
 @dataclass(frozen=True)
@@ -41,8 +83,8 @@ class SystemDrafts:
         """How many runs of a recipe were averaged."""
         return max(1, len(self.models))
 
-    def describe_run(self, number: int) -> dict:
-        """The model and the seed of a list of drafts; None where there is none."""
+    def build_run_record(self, number: int) -> dict:
+        """The model and the seed of a list of drafts, as predictions.jsonl has them; None where there is none."""
         num_seeds = len(self.runs) // self.num_models
         is_sampled = DECODINGS.get(self.decoding, {}).get("do_sample", False)
         return {
@@ -53,49 +95,52 @@ class SystemDrafts:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Fine-tuned models that count as one system: runs of one recipe that differ in their training seed."""
+    """Models that count as one system: runs of one recipe that differ in their training seed; or the base alone."""
 
     system: str
-    kind: str  # "fine-tuned" or "compared"
+    kind: str  # "fine-tuned", "compared" or "base"
     models: list[str]  # folders or Hub ids
     names: list[str]  # their public names, no two the same
+    revisions: list[str | None]  # of those on the Hub
     argument: str
 
 
-@dataclass(frozen=True)
-class Drafting:
-    """How all models draft, and where their drafts are kept as they come."""
-
-    partial: PartialDrafts
-    num_seeds: int
-    max_new_tokens: int
-    batch_size: int
-    dtype: torch.dtype
-    guided: bool = False  # whether the recipe that is judged tries guidance, too
-
-    def list_decodings(self, recipe: Recipe) -> list[str]:
-        """The decodings that a recipe tries on validation rows."""
-        return list(DECODINGS) if self.guided and recipe.kind == TUNED else UNGUIDED
-
-    def load(self, name: str, argument: str) -> Drafter:
-        """A model that drafts in this way; raises UserError that names `argument` where there is none."""
-        return Drafter(name, self.max_new_tokens, self.batch_size, argument, self.dtype)
-
-    def load_runs(self, recipe: Recipe) -> Iterator[Drafter]:
-        """The models of a recipe, one at a time."""
-        for model in recipe.models:
-            yield self.load(model, recipe.argument)
-
-    def draft(
-        self, drafter: Drafter, prompts: Sequence[str | list[int]], decoding: str, num_seeds: int = 1
-    ) -> list[list[Draft]]:
-        """A list of drafts for each seed: one where the decoding draws nothing."""
-        if not DECODINGS[decoding]["do_sample"]:
-            return [drafter.draft(prompts, self.partial, decoding)]
-        return [drafter.draft(prompts, self.partial, decoding, seed) for seed in range(num_seeds)]
+# The rows
 
 
-def unique_names(models: Sequence[str]) -> list[str]:
+def load_problems(dataset_name: str, revision: str | None, selection: Selection, num_validation: int) -> Problems:
+    """
+    The selected rows, and what goes with them.
+
+    Raises:
+        UserError: where a split cannot be read, or no row is selected.
+    """
+    rows = selection.take(load_rows(dataset_name, revision, selection.split))
+    if not rows:
+        raise UserError(
+            f"--dataset_name {dataset_name}: its {selection.split} split has no row in that part of its ids"
+        )
+    train = load_rows(dataset_name, revision, "train")
+    validation = Selection("validation", num_validation, draw_seed=selection.draw_seed)
+    rng = random.Random(0)
+    return Problems(
+        rows=rows,
+        validation=validation.take(load_rows(dataset_name, revision, validation.split)),
+        train=train,
+        examples=rng.sample(train, min(NUM_EXAMPLES_SHOWN, len(train))),
+        random_train=[rng.choice(train) for _ in rows],
+    )
+
+
+def load_rows(dataset_name: str, revision: str | None, split: str) -> list[dict]:
+    """All rows of a split in the dataset's order."""
+    return load_split(dataset_name, split, COLUMNS, revision).to_list()
+
+
+# Fine-tuned models and their base
+
+
+def make_unique(models: Sequence[str]) -> list[str]:
     """The models' public names; a second one of the same name gets " (2)", and never a name that another has."""
     public, names = [public_name(name) for name in models], []
     for name in public:
@@ -104,12 +149,23 @@ def unique_names(models: Sequence[str]) -> list[str]:
     return names
 
 
-def name_recipes(models: Sequence[str], compared: Sequence[str]) -> list[Recipe]:
-    """The recipe that is judged, all of its runs together, and each other model as a recipe of one run."""
-    recipes = [Recipe(TUNED, TUNED, list(models), unique_names(models), "--model_name_or_path")]
-    for model, name in zip(compared, unique_names(compared), strict=True):
-        recipes.append(Recipe(f"compared: {name}", "compared", [model], [name], "--compared_model_name_or_path"))
+def build_recipes(models: Sequence[str], compared: Sequence[str], revisions: Sequence[str] = ()) -> list[Recipe]:
+    """
+    The main recipe, with all of its runs, and each compared model as a recipe of one run.
+
+    `revisions` are the Hub's, of the main recipe's runs: one for all of them, or one for each.
+    """
+    of_runs = list(revisions) * (len(models) if len(revisions) == 1 else 1) or [None] * len(models)
+    recipes = [Recipe(TUNED, TUNED, list(models), make_unique(models), of_runs, "--model_name_or_path")]
+    for model, name in zip(compared, make_unique(compared), strict=True):
+        argument = "--compared_model_name_or_path"
+        recipes.append(Recipe(f"compared: {name}", "compared", [model], [name], [None], argument))
     return recipes
+
+
+def build_base(name: str, revision: str | None = None) -> Recipe:
+    """The base as a recipe of one run."""
+    return Recipe("base", "base", [name], [public_name(name)], [revision], BASE_ARGUMENT)
 
 
 def base_prompts(
@@ -140,35 +196,40 @@ def base_prompts(
     return systems
 
 
-def check_base(name: str) -> None:
-    """Before hours of drafting: raises UserError where the base is an adapter, or its chat template fails."""
+def check_base(name: str, revision: str | None = None) -> None:
+    """
+    Checks the base before hours of drafting.
+
+    Raises:
+        UserError: where the base is an adapter, or its chat template fails.
+    """
     row = {"problem": "A problem.", "prompt": "", "approach": "A draft."}
-    tokenizer = load_tokenizer(name, BASE_ARGUMENT)
+    tokenizer = load_tokenizer(name, BASE_ARGUMENT, revision)
     with user_errors(BASE_ARGUMENT, name):
-        check_no_adapter(name)
+        check_no_adapter(name, revision)
         base_prompts(tokenizer, [row], [row, row])
 
 
-def load_predictions(paths: Sequence[str], rows: list[dict]) -> tuple[list[SystemDrafts], list[str]]:
-    """
-    Other systems' drafts for `rows`, one system a file, and all that any of them was shown beyond each problem.
+# Other systems' drafts
 
-    Raises UserError that names file and row where something is missing.
-    """
+
+def load_predictions(paths: Sequence[str], rows: list[dict]) -> tuple[list[SystemDrafts], list[str]]:
+    """Other systems' drafts for `rows`, one system a file, and all that any of them was shown beyond each problem."""
     systems, given = [], [""] * len(rows)
-    for path, name in zip(paths, unique_names([Path(path).stem for path in paths]), strict=True):
-        entries = read_predictions(path, rows)
-        drafts = [without_model(entry["prediction"].strip()) for entry in entries]
+    for path, name in zip(paths, make_unique([Path(path).stem for path in paths]), strict=True):
+        entries = match_predictions(path, rows)
+        drafts = [build_draft(entry["prediction"].strip()) for entry in entries]
         systems.append(SystemDrafts(f"predictions: {name}", "predictions", [], "none", [drafts]))
         given = [f"{text} {entry.get('given') or ''}".strip() for text, entry in zip(given, entries, strict=True)]
     return systems, given
 
 
-def read_predictions(path: str, rows: list[dict]) -> list[dict]:
+def match_predictions(path: str, rows: list[dict]) -> list[dict]:
     """
     The entries for `rows` in a file of JSON lines.
 
-    Raises UserError that names the line of an entry that is not as it should be, or the row that has none or two.
+    Raises:
+        UserError: naming the line of an entry that is not as it should be, or the row that has none or two.
     """
     entries: dict[str, dict] = {}
     for number, entry in read_json_lines(Path(path), "--predictions"):
@@ -186,6 +247,61 @@ def read_predictions(path: str, rows: list[dict]) -> list[dict]:
     return [entries[row["id"]] for row in rows]
 
 
-def without_model(text: str) -> Draft:
-    """A text that no model of ours wrote as a draft."""
+def build_draft(text: str) -> Draft:
+    """A text that no model of ours wrote, as a draft."""
     return {"prediction": text, "ended": None, "num_tokens": None}
+
+
+# Baselines without a model: what a score gives to a copy, to chance, to retrieval, and to words without order
+
+
+def build_baselines(problems: Problems, specificity: evaluate.Metric) -> list[SystemDrafts]:
+    """The problem itself, a random and the nearest training approach, a list of terms, and the reference."""
+    asked = [row["problem"] for row in problems.rows]
+    train = [row["approach"] for row in problems.train]
+    near = [
+        [train[row] for row, _ in hits]
+        for hits in BM25Index([row["problem"] for row in problems.train]).nearest(asked, k=NUM_NEAREST)
+    ]
+    texts_by_system = {
+        "problem copied": asked,
+        RANDOM: [row["approach"] for row in problems.random_train],
+        NEAREST: [texts[0] if texts else "" for texts in near],
+        WORD_LIST: build_word_lists(problems, near, specificity),
+        REFERENCE: [row["approach"] for row in problems.rows],
+    }
+    return [
+        SystemDrafts(system, "no model", [], "none", [[build_draft(text) for text in texts]])
+        for system, texts in texts_by_system.items()
+    ]
+
+
+def build_word_lists(problems: Problems, near: list[list[str]], specificity: evaluate.Metric) -> list[str]:
+    """
+    For each row the new terms of its five nearest training approaches `near`, the largest weight first.
+
+    A term's weight is its inverse document frequency times the number of the five that have it. A row gets as many
+    terms as references have new ones on average.
+    """
+    weights = specificity.weigh([row["approach"] for row in problems.train])
+    asked, references = ([row[name] for row in problems.rows] for name in ("problem", "approach"))
+    _, new_terms = specificity.statistics(references, references, asked, weights)
+    number, lists = round(float(new_terms[:, 1].mean())), []
+    for problem, texts in zip(asked, near, strict=True):
+        counts = Counter(term for text in texts for term in specificity.terms(text))
+        given = set(specificity.terms(problem))
+        ranked = sorted(counts.keys() - given, key=lambda term: (-counts[term] * weights[term], term))
+        lists.append(" ".join(ranked[:number]))
+    return lists
+
+
+def shuffle_words(entry: SystemDrafts) -> SystemDrafts:
+    """A system's drafts with the words of each in random order, which specificity does not see."""
+
+    def shuffle(draft: Draft, seed: int) -> Draft:
+        words = draft["prediction"].split()
+        random.Random(seed).shuffle(words)
+        return build_draft(" ".join(words))
+
+    runs = [[shuffle(draft, seed) for seed, draft in enumerate(run)] for run in entry.runs]
+    return replace(entry, system=f"{entry.system}, words shuffled", kind="no model", runs=runs)

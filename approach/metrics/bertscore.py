@@ -69,6 +69,9 @@ class BertScore(evaluate.Metric):
         self.baseline = self.read_baseline(Path(self.scorer.baseline_path), self.scorer.num_layers)
         return self
 
+    def signature(self) -> str:
+        return self.hash
+
     @staticmethod
     def read_baseline(path: Path, layer: int) -> float | None:
         """The published baseline of F1 at a layer; bert-score's own reader warns on pandas 3."""

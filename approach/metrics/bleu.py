@@ -25,10 +25,14 @@ class Bleu(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
-        metric = self.sacrebleu_metric()
         # A list of reference streams, not of references a row: the transposed shape would score the first row alone.
-        score = metric.corpus_score(predictions, [references])
-        return {"bleu": score.score, "signature": str(metric.get_signature())}
+        score = self.sacrebleu_metric().corpus_score(predictions, [references])
+        return {"bleu": score.score, "signature": self.signature()}
+
+    def signature(self) -> str:
+        metric = self.sacrebleu_metric()
+        metric.corpus_score([""], [[""]])  # the signature states the number of references, known after the first score
+        return str(metric.get_signature())
 
     @staticmethod
     def sacrebleu_metric() -> sacrebleu.BLEU:

@@ -24,9 +24,13 @@ class Chrf(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
+        score = sacrebleu.CHRF(lowercase=True).corpus_score(predictions, [references])
+        return {"chrf": score.score, "signature": self.signature()}
+
+    def signature(self) -> str:
         metric = sacrebleu.CHRF(lowercase=True)
-        score = metric.corpus_score(predictions, [references])
-        return {"chrf": score.score, "signature": str(metric.get_signature())}
+        metric.corpus_score([""], [[""]])  # the signature states the number of references, known after the first score
+        return str(metric.get_signature())
 
     def statistics(self, predictions: list[str], references: list[str]) -> np.ndarray:
         return np.array(sacrebleu.CHRF(lowercase=True)._extract_corpus_statistics(predictions, [references]))

@@ -1,5 +1,7 @@
 """ROUGE-1, ROUGE-2 and ROUGE-L F-measures (Lin, 2004) by the rouge_score package, averaged over rows."""
 
+from importlib.metadata import version
+
 import datasets
 import evaluate
 import numpy as np
@@ -34,6 +36,9 @@ class Rouge(evaluate.Metric):
     def _compute(self, predictions, references):
         rows = self.statistics(predictions, references)
         return {**self.from_totals(rows.sum(axis=0)), "num_not_measured": int((rows[:, -1] == 0).sum())}
+
+    def signature(self) -> str:
+        return f"rouge_score {version('rouge-score')}, no stemming, mean of rows"
 
     def statistics(self, predictions: list[str], references: list[str]) -> np.ndarray:
         scorer, tokenizer = rouge_scorer.RougeScorer(KINDS), tokenizers.DefaultTokenizer()

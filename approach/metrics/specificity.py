@@ -78,6 +78,9 @@ class Specificity(evaluate.Metric):
             "new_terms": float(rows[:, 1].mean()),
         }
 
+    def signature(self) -> str:
+        return "words of at least 3 letters, no stemming, idf of the training approaches"
+
     @staticmethod
     def terms(text: str) -> list[str]:
         return list_terms(text)

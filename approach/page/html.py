@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from approach.page.provenance import Provenance, TrainingPairs
 from approach.page.streaming import StreamedDraft, stream_drafts
-from approach.prompt import differences_from_training, normalize_spaces
+from approach.prompt import differences_from_training, normalize_whitespace
 from approach.templates import HTML_TEMPLATES
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def answer(
     stopped: threading.Event,
 ) -> Iterator[str]:
     """The HTML below the buttons, again and again while drafts are written, in the end with where they come from."""
-    problem = normalize_spaces(problem)
+    problem = normalize_whitespace(problem)
     if reason := find_obstacle(problem, drafters):
         yield f'<p class="refused" role="alert">{escape(reason)}</p>'
         return

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from approach.artifacts import list_shown, read_predictions
 from approach.errors import UserError, user_errors
-from approach.evaluation.records import list_shown, read_predictions
 
 DRAFT, AUTHORS, OTHER, NEAREST = "draft", "authors", "another problem's", "nearest"
 CONTROLS = {  # by the names that evaluate_model.py gives them

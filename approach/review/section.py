@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from approach.artifacts import read_predictions
 from approach.errors import user_errors
-from approach.evaluation.records import read_predictions
 from approach.evaluation.tables import Cell, Row, Table
 from approach.review.agreement import measure_agreement
 from approach.review.candidates import AUTHORS, DRAFT, OTHER

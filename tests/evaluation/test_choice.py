@@ -1,14 +1,19 @@
-"""What is chosen on validation rows, by which gates, and how it is recorded."""
+"""What is chosen on validation rows, by which quality checks, and how it is recorded."""
 
 import evaluate
 import pytest
 import torch
 from conftest import ROOT
 
-from approach.evaluation.choice import choose, find_best
-from approach.evaluation.gates import describe_behaviour, measure_repetition, passes_gates
-from approach.evaluation.rows import Selection, load_problems
-from approach.evaluation.systems import Drafting, name_recipes
+from approach.evaluation.choice import (
+    DraftSettings,
+    choose_decodings,
+    find_best,
+    measure_repetition,
+    passes_quality_checks,
+    summarize_behaviour,
+)
+from approach.evaluation.systems import Selection, build_base, build_recipes, load_problems
 from approach.generation.partial import PartialDrafts
 from approach.generation.sampling import DECODINGS, UNGUIDED
 
@@ -31,26 +36,28 @@ def test_the_most_specific_that_passes_is_taken_or_of_all_where_none_does():
     assert find_best({"a": about(None, True), "b": about(-0.1, True)}) == "b"
 
 
-def test_gates_are_endings_and_repetition(metrics, dataset):
+def test_quality_checks_are_endings_and_repetition(metrics, dataset):
     behaviour = {"share_ended": 0.95, "repeated_4grams": 0.2}
-    assert passes_gates(behaviour, 0.1) is True
-    assert passes_gates(behaviour | {"share_ended": 0.94}, 0.1) is False
-    assert passes_gates(behaviour | {"repeated_4grams": 0.21}, 0.1) is False
-    assert passes_gates(behaviour | {"repeated_4grams": None}, 0.0) is True, "no draft is long enough to repeat"
-    assert passes_gates({"repeated_4grams": 0.0}, 0.1) is None, "nothing says how they ended"
+    assert passes_quality_checks(behaviour, 0.1) is True
+    assert passes_quality_checks(behaviour | {"share_ended": 0.94}, 0.1) is False
+    assert passes_quality_checks(behaviour | {"repeated_4grams": 0.21}, 0.1) is False
+    assert passes_quality_checks(behaviour | {"repeated_4grams": None}, 0.0) is True, (
+        "no draft is long enough to repeat"
+    )
+    assert passes_quality_checks({"repeated_4grams": 0.0}, 0.1) is None, "nothing says how they ended"
     rows = [{"problem": "a", "approach": "one two three four one two three four"}, {"problem": "b", "approach": "x"}]
     assert measure_repetition(metrics["behaviour"], rows) == pytest.approx(0.2)
     assert measure_repetition(metrics["behaviour"], rows[1:]) == 0
     drafts = [{"prediction": text, "ended": bool(text), "num_tokens": 3} for text in ("a b", "")]
-    found = describe_behaviour(metrics["behaviour"], [drafts, drafts], rows)
+    found = summarize_behaviour(metrics["behaviour"], [drafts, drafts], rows)
     assert found["share_ended"] == 0.5 and found["share_empty"] == 0.5 and found["mean_tokens"] == 3
 
 
 def test_all_that_was_measured_is_recorded_and_every_system_has_a_decoding(metrics, merged, base, dataset, tmp_path):
     problems = load_problems(str(dataset), None, Selection("test", 2), 2)
-    drafting = Drafting(PartialDrafts(tmp_path / "scores"), 1, 8, 4, torch.float32)
-    recipes = name_recipes([str(merged)], [])
-    choice = choose(recipes, str(base), problems, metrics, drafting)
+    settings = DraftSettings(PartialDrafts(tmp_path / "scores"), 1, 8, 4, torch.float32)
+    recipes = build_recipes([str(merged)], [])
+    choice = choose_decodings(recipes, build_base(str(base)), problems, metrics, settings)
     systems = choice.record["systems"]
     assert list(systems) == list(choice.decodings) == ["fine-tuned", "base", "base, tags as text"]
     for system, found in systems.items():
@@ -62,15 +69,19 @@ def test_all_that_was_measured_is_recorded_and_every_system_has_a_decoding(metri
     best = {way: systems[way]["decodings"][choice.decodings[way]] for way in gains}
     assert choice.base_for_drafts == find_best(best) and choice.record["rows"] == 2
     assert list(choice.weights) == ["fine-tuned", "base"] and len(choice.weights["base"]) == 1
-    assert choose(recipes, str(base), problems, metrics, drafting) == choice, "the same again, from drafts on disk"
+    assert choose_decodings(recipes, build_base(str(base)), problems, metrics, settings) == choice, (
+        "the same again, from drafts on disk"
+    )
 
 
-def test_guidance_is_tried_where_it_is_asked_for_by_the_recipe_that_is_judged_alone(
+def test_guidance_is_tried_by_the_main_recipe_alone_where_it_is_asked_for(
     metrics, merged, trained, base, dataset, tmp_path
 ):
     problems = load_problems(str(dataset), None, Selection("test", 2), 2)
-    drafting = Drafting(PartialDrafts(tmp_path / "scores"), 1, 8, 4, torch.float32, guided=True)
-    choice = choose(name_recipes([str(merged)], [str(trained.adapter)]), str(base), problems, metrics, drafting)
+    settings = DraftSettings(PartialDrafts(tmp_path / "scores"), 1, 8, 4, torch.float32, guided=True)
+    choice = choose_decodings(
+        build_recipes([str(merged)], [str(trained.adapter)]), build_base(str(base)), problems, metrics, settings
+    )
     tried = {system: list(found["decodings"]) for system, found in choice.record["systems"].items()}
     assert tried.pop("fine-tuned") == list(DECODINGS) == [*UNGUIDED, "greedy, penalty 1.15, guidance 2"]
     assert len(tried) == 3 and all(names == UNGUIDED for names in tried.values())
@@ -78,6 +89,6 @@ def test_guidance_is_tried_where_it_is_asked_for_by_the_recipe_that_is_judged_al
 
 def test_one_validation_row_chooses_too(metrics, merged, base, dataset, tmp_path):
     problems = load_problems(str(dataset), None, Selection("test", 2), 1)
-    drafting = Drafting(PartialDrafts(tmp_path / "scores"), 1, 4, 4, torch.float32)
-    choice = choose(name_recipes([str(merged)], []), str(base), problems, metrics, drafting)
+    settings = DraftSettings(PartialDrafts(tmp_path / "scores"), 1, 4, 4, torch.float32)
+    choice = choose_decodings(build_recipes([str(merged)], []), build_base(str(base)), problems, metrics, settings)
     assert choice.record["systems"]["base"]["problem_gain"] is None and choice.base_for_gain == "base"

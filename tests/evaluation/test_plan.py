@@ -7,13 +7,17 @@ import pytest
 import torch
 
 from approach.errors import UserError
-from approach.evaluation.bits import Bits
-from approach.evaluation.choice import Choice
-from approach.evaluation.comparisons import compare_planned, measure_power
-from approach.evaluation.plan import keep_plan, make_plan
-from approach.evaluation.significance import Estimate, draw_rows
-from approach.evaluation.statistics import RowStatistics
-from approach.evaluation.systems import Drafting, SystemDrafts
+from approach.evaluation.choice import ChosenDecodings, DraftSettings
+from approach.evaluation.reference_nll import ReferenceNLL
+from approach.evaluation.scores import estimate_nll
+from approach.evaluation.significance import (
+    Estimate,
+    build_plan,
+    compare_planned,
+    draw_rows,
+    measure_power,
+    write_plan,
+)
 
 ROWS = [{"id": f"row-{i}"} for i in range(30)]
 NEAREST = "nearest training approach"
@@ -22,12 +26,12 @@ NEAREST = "nearest training approach"
 @pytest.fixture
 def plan() -> dict:
     decodings = {"fine-tuned": "sampled", "base": "greedy", "base, instructed": "sampled, penalty 1.15"}
-    choice = Choice(decodings, "base, instructed", "base", {"fine-tuned": ["0a"], "base": ["0b"]}, {})
-    return make_plan(
-        choice,
+    chosen = ChosenDecodings(decodings, "base, instructed", "base", {"fine-tuned": ["0a"], "base": ["0b"]}, {})
+    return build_plan(
+        chosen,
         {"name": "pairs", "split": "test", "revision": None},
         ROWS,
-        Drafting(None, 3, 448, 8, torch.float32),
+        DraftSettings(None, 3, 448, 8, torch.float32),
         1000,
     )
 
@@ -54,12 +58,12 @@ def test_the_plan_names_three_comparisons_and_the_rows(plan):
 
 
 def test_a_run_that_goes_on_under_another_plan_is_refused_in_one_line(plan, tmp_path):
-    keep_plan(plan, tmp_path)
-    keep_plan(plan, tmp_path)
+    write_plan(plan, tmp_path)
+    write_plan(plan, tmp_path)
     assert json.loads((tmp_path / "plan.json").read_text(encoding="utf-8")) == plan
     changed = {**plan, "rows": 20, "weights": {"base": []}}
     with pytest.raises(UserError, match="this run differs in rows, weights") as ended:
-        keep_plan(changed, tmp_path)
+        write_plan(changed, tmp_path)
     assert "\n" not in str(ended.value)
     assert json.loads((tmp_path / "plan.json").read_text(encoding="utf-8")) == plan
 
@@ -86,21 +90,26 @@ def test_what_was_not_measured_counts_among_the_three_and_does_not_hold(plan):
     assert [(row["difference"], row["p_holm"], row["holds"]) for row in rows] == [(None, 1.0, False)] * 3
 
 
-def test_power_is_told_for_each_comparison(plan):
+def test_power_is_stated_for_each_comparison(plan):
     rng, num_rows = np.random.default_rng(0), 12
+    once, kept = np.ones((1, num_rows)), np.ones(num_rows, bool)
 
-    def statistics() -> RowStatistics:
-        pairs = rng.normal(size=(2, num_rows, num_rows))
-        return RowStatistics({}, pairs, pairs, np.zeros((2, num_rows, 2)), np.zeros((2, num_rows)))
+    def specificity() -> dict:
+        by_row = rng.normal(size=(2, num_rows))
+        values = by_row.mean(axis=1, keepdims=True)
+        return {"specificity": Estimate(values, values, by_row=by_row)}
 
     names = [("fine-tuned", "sampled"), ("base, instructed", "sampled, penalty 1.15"), (NEAREST, "none")]
-    drafts = [SystemDrafts(system, "", [], decoding, []) for system, decoding in names]
-    size, own = np.full(num_rows, 10.0), rng.normal(20, 1, size=(1, num_rows))
-    bits = {name: Bits(size, own, own + rng.normal(1, 1, size=own.shape)) for name in ("fine-tuned", "base")}
-    found = measure_power(plan, drafts, [statistics() for _ in drafts], bits)["comparisons"]
-    for about in found:
-        small, middle, large = about["smallest_difference_by_rows"].values()
+    estimates = {name: specificity() for name in names}
+    size, own = rng.normal(10, 1, size=num_rows), rng.normal(20, 1, size=(1, num_rows))
+    for name in ("fine-tuned", "base"):
+        nll = ReferenceNLL(size, own, own + rng.normal(1, 1, size=own.shape))
+        estimates[name, None] = found = estimate_nll(nll, kept, once, once)
+        gain = found["problem_gain"]
+        assert gain.by_row.mean() == pytest.approx(gain.value), "the parts of the rows make the ratio"
+    for row in measure_power(plan, estimates)["comparisons"]:
+        small, middle, large = row["smallest_difference_by_rows"].values()
         assert small > middle > large > 0
-    unmeasured = {name: Bits(size, np.full((1, num_rows), np.nan)) for name in bits}
-    last = measure_power(plan, drafts, [statistics() for _ in drafts], unmeasured)["comparisons"][2]
+    estimates["base", None] = estimate_nll(ReferenceNLL(size, own), kept, once, once)
+    last = measure_power(plan, estimates)["comparisons"][2]
     assert last["smallest_difference_by_rows"] == {"100": None, "200": None, "500": None}

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from approach.evaluation.significance import Estimate, compare, correct, describe, smallest_difference
-from approach.evaluation.statistics import load_metrics
+from approach.evaluation.scores import load_metrics
+from approach.evaluation.significance import Estimate, compare, correct_holm, smallest_difference, summarize_estimate
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,14 @@ def test_several_runs_are_averaged_and_each_difference_is_listed():
     theirs = Estimate(np.array([[0.1]]), np.zeros((1, 9)))
     found = compare(ours, theirs)
     assert found["difference"] == pytest.approx(0.0) and found["runs"] == pytest.approx([0.3, -0.3])
-    assert not found["same_sign"] and describe(ours)["spread"] == pytest.approx(np.std([0.4, -0.2], ddof=1))
+    assert not found["same_sign"] and summarize_estimate(ours)["spread"] == pytest.approx(np.std([0.4, -0.2], ddof=1))
     assert compare(Estimate(ours.values + 1, ours.resampled, 2), theirs)["same_sign"]
 
 
 def test_runs_are_drawn_anew_from_eight_on():
     def interval(number):
         values = np.linspace(0, 1, number)[:, None]
-        found = describe(Estimate(values, np.repeat(values, 500, axis=1), number))
+        found = summarize_estimate(Estimate(values, np.repeat(values, 500, axis=1), number))
         return found["high"] - found["low"]
 
     assert interval(7) == pytest.approx(0) and interval(8) > 0.2
@@ -45,10 +45,10 @@ def test_runs_are_drawn_anew_from_eight_on():
 def test_what_was_not_measured_is_told_so_and_samples_without_a_value_are_left_out():
     nothing = Estimate(np.array([[np.nan]]), np.full((1, 4), np.nan))
     some = Estimate(np.array([[1.0]]), np.array([[0.9, np.nan, 1.1, 1.0]]))
-    assert describe(nothing) == {"value": None, "low": None, "high": None}
+    assert summarize_estimate(nothing) == {"value": None, "low": None, "high": None}
     assert compare(some, nothing) == compare(nothing, some)
     assert compare(some, nothing) | {"p": 1.0, "difference": None} == compare(some, nothing)
-    assert describe(some)["low"] == pytest.approx(0.905) and compare(some, some)["p"] == 1
+    assert summarize_estimate(some)["low"] == pytest.approx(0.905) and compare(some, some)["p"] == 1
 
 
 def test_power_is_what_a_normal_sample_promises():
@@ -60,9 +60,9 @@ def test_power_is_what_a_normal_sample_promises():
 
 
 def test_holm_corrects_for_the_number_of_comparisons():
-    rows = correct([{"p": p} for p in (0.01, 0.04, 0.03, 0.005)])
+    rows = correct_holm([{"p": p} for p in (0.01, 0.04, 0.03, 0.005)])
     assert [row["p_holm"] for row in rows] == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert correct([{"p": 0.9}, {"p": 0.8}])[0]["p_holm"] == 1
+    assert correct_holm([{"p": 0.9}, {"p": 0.8}])[0]["p_holm"] == 1
 
 
 @pytest.mark.slow

@@ -5,7 +5,15 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from approach.errors import UserError
-from approach.evaluation.systems import INSTRUCTION, base_prompts, load_predictions, name_recipes, unique_names
+from approach.evaluation.systems import (
+    INSTRUCTION,
+    Selection,
+    SystemDrafts,
+    base_prompts,
+    build_recipes,
+    load_predictions,
+    make_unique,
+)
 
 
 @pytest.mark.parametrize("begins", [True, False])
@@ -53,10 +61,17 @@ def test_all_that_any_system_was_given_is_told(tmp_path):
 
 def test_models_are_runs_of_one_recipe_and_others_are_compared(tmp_path):
     models = [str(tmp_path / "a" / "model"), str(tmp_path / "b" / "model"), "user/two"]
-    recipe, first, second = name_recipes(models, ["user/other", str(tmp_path / "other")])
+    recipe, first, second = build_recipes(models, ["user/other", str(tmp_path / "other")])
     assert (recipe.system, recipe.models, recipe.names) == ("fine-tuned", models, ["model", "model (2)", "user/two"])
     assert (first.system, second.system, second.kind) == ("compared: user/other", "compared: other", "compared")
-    assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a (2)", "a (3)"]
+    assert make_unique(["a", "b", "a", "a"]) == ["a", "b", "a (2)", "a (3)"]
+
+
+def test_revisions_are_one_for_all_runs_or_one_for_each():
+    assert build_recipes(["a", "b"], ["c"])[0].revisions == [None, None]
+    assert build_recipes(["a", "b"], [], ["main"])[0].revisions == ["main", "main"]
+    main, compared = build_recipes(["a", "b"], ["c"], ["v1", "v2"])
+    assert main.revisions == ["v1", "v2"] and compared.revisions == [None]
 
 
 @pytest.mark.parametrize("models", [["a (2)", "a", "a"], ["a", "a (2)", "a"], ["a", "a", "a (2)", "a (2)"]])
@@ -66,7 +81,7 @@ def test_no_two_models_have_one_name(models, tmp_path):
     for number, name in enumerate(models):
         (tmp_path / str(number) / name).mkdir(parents=True)
         folders.append(str(tmp_path / str(number) / name))
-    names = unique_names(folders)
+    names = make_unique(folders)
     assert len(set(names)) == len(models) and names[0] == models[0]
 
 
@@ -130,9 +145,31 @@ def test_a_chat_template_that_fails_is_named(template):
 
 
 def test_a_list_of_drafts_knows_its_run_and_seed():
-    from approach.evaluation.systems import SystemDrafts
-
     entry = SystemDrafts("fine-tuned", "fine-tuned", ["x", "y"], "sampled", [[], [], [], []])
-    assert [tuple(entry.describe_run(i).values()) for i in range(4)] == [("x", 0), ("x", 1), ("y", 0), ("y", 1)]
+    assert [tuple(entry.build_run_record(i).values()) for i in range(4)] == [("x", 0), ("x", 1), ("y", 0), ("y", 1)]
     alone = SystemDrafts("reference", "no model", [], "none", [[]])
-    assert alone.describe_run(0) == {"model": None, "seed": None}
+    assert alone.build_run_record(0) == {"model": None, "seed": None}
+
+
+# Which rows are scored: the first by id, or a draw from a part of the ids
+
+
+ROWS = [{"id": f"{number:02}"} for number in (7, 3, 9, 0, 5, 1, 8, 2, 6, 4)]
+
+
+def take(*arguments, **named) -> list[str]:
+    return [row["id"] for row in Selection("test", *arguments, **named).take(ROWS)]
+
+
+def test_without_a_seed_the_first_by_id_are_taken():
+    assert take(3) == ["00", "01", "02"]
+    assert take(3, (0.5, 1.0)) == ["05", "06", "07"]
+    assert take(30) == sorted(row["id"] for row in ROWS)
+
+
+def test_a_seed_draws_from_the_part_and_from_nothing_else():
+    drawn = take(3, (0.5, 1.0), draw_seed=0)
+    assert drawn == take(3, (0.5, 1.0), draw_seed=0) == sorted(drawn) and min(drawn) >= "05"
+    assert len({tuple(take(3, (0.5, 1.0), draw_seed=seed)) for seed in range(20)}) > 1
+    assert not set(take(5, (0.0, 0.5), draw_seed=0)) & set(take(5, (0.5, 1.0), draw_seed=0)), "the halves are apart"
+    assert take(30, (0.5, 1.0), draw_seed=0) == ["05", "06", "07", "08", "09"]

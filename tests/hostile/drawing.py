@@ -25,7 +25,7 @@ def end_before_drafting(patch) -> None:
     def end(*_):
         sys.exit(READ_WELL)
 
-    patch.setattr("approach.evaluation.statistics.load_metrics", end)
+    patch.setattr("approach.evaluation.scores.load_metrics", end)
 
 
 def serve_nobody(patch) -> None:

@@ -19,7 +19,7 @@ def no_settings(monkeypatch):
 
 @pytest.fixture(scope="module")
 def address():
-    """The page without a model, on loopback in a process of its own, whose environment names a proxy that is not there."""
+    """The page without a model, in a process of its own whose environment names a proxy that does not exist."""
     program = (
         "import app, sys\nfrom approach.page.server import serve\n"
         "print(serve(app.build_page(None, None, None), None, None, []), flush=True)\n"

@@ -10,6 +10,8 @@ import pytest
 from conftest import ROOT, assert_one_clear_line, run_script, write_jsonl
 from datasets import load_dataset
 
+from approach import metrics, models
+from approach.cards import model_card
 from approach.errors import UserError
 from approach.evaluation.report import build_page
 from evaluate_model import EvaluationArguments, main, parse_arguments
@@ -144,6 +146,75 @@ def test_several_runs_are_one_system_and_another_recipe_stands_beside_it(argumen
     assert {row["model"] for row in rows if row["system"] == "fine-tuned"} == set(tuned["models"])
     page = build_page(tmp_path / "scores", None)
     assert "for these 3 runs," in page and "compared: model" in page
+
+
+TOY_METRIC = """
+import datasets
+import evaluate
+import numpy as np
+
+
+class Toy(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references):
+        return self.from_totals(self.statistics(predictions, references).sum(axis=0))
+
+    def signature(self):
+        return "toy, version 1"
+
+    def statistics(self, predictions, references):
+        return np.array([[float(draft == goal), 1.0] for draft, goal in zip(predictions, references)])
+
+    def from_totals(self, totals):
+        return {"toy": float(totals[0] / totals[1])}
+"""
+
+
+def test_a_metric_is_added_by_one_file_and_one_line(arguments, tmp_path, monkeypatch, capsys):
+    """It is found in scores.json with its interval and signature, on the terminal, in the report and in the card."""
+    folder = shutil.copytree(metrics.FOLDER, tmp_path / "metrics")
+    (folder / "toy.py").write_text(TOY_METRIC, encoding="utf-8")
+    monkeypatch.setattr(metrics, "FOLDER", folder)
+    monkeypatch.setitem(metrics.METRICS, "toy", metrics.Score("Toy score", 2, in_terminal=True))
+    main(EvaluationArguments(**{**arguments, "num_seeds": 1}))
+    scores = read_scores(tmp_path / "scores")
+    assert find_only(scores, "reference")["scores"]["toy"]["value"] == 1
+    assert scores["signatures"]["toy"] == "toy, version 1"
+    assert "Toy score" in capsys.readouterr().out
+    page = build_page(tmp_path / "scores", None)
+    assert "<th>Toy score</th>" in page and "toy, version 1" in page
+    shutil.copytree(arguments["model_name_or_path"][0], tmp_path / "model")
+    card = model_card(tmp_path / "model", "alice/model", scores)
+    assert "| Toy score |" in card and "toy: `toy, version 1`" in card
+
+
+def test_the_list_of_metrics_waits_for_no_library():
+    code = "import sys, approach.metrics; assert not {'evaluate', 'numpy', 'torch', 'datasets'} & sys.modules.keys()"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_revisions_reach_the_loader(arguments, monkeypatch):
+    """Those of the fine-tuned model and of the base."""
+    seen = []
+
+    def load(name, argument, **options):
+        seen.append((name, argument, options.pop("revision")))
+        if argument == models.BASE_ARGUMENT:
+            raise UserError("both were asked for")
+        return models.load_model(name, argument, **options)
+
+    monkeypatch.setattr("approach.generation.engine.load_model", load)
+    monkeypatch.setattr("approach.evaluation.systems.check_base", lambda name, revision: seen.append((name, revision)))
+    revisions = {"model_revision": ["v1"], "base_model_revision": "v2"}
+    with pytest.raises(UserError, match="both were asked for"):
+        main(EvaluationArguments(**arguments, **revisions))
+    model, base = arguments["model_name_or_path"][0], arguments["base_model_name_or_path"]
+    assert seen == [(base, "v2"), (model, "--model_name_or_path", "v1"), (base, models.BASE_ARGUMENT, "v2")]
+    with pytest.raises(ValueError, match="--model_revision: 2 revisions of 1 models"):
+        EvaluationArguments(**arguments, model_revision=["a", "b"])
 
 
 def test_one_row_is_scored_where_it_can_be(arguments, tmp_path):

@@ -135,7 +135,7 @@ def test_problems_whose_controls_are_the_same_text_are_left_out(scores, tmp_path
 
 
 def test_the_controls_are_those_that_evaluate_model_writes():
-    from approach.evaluation import controls
+    from approach.evaluation import systems
     from approach.review.candidates import CONTROLS
 
-    assert list(CONTROLS) == [controls.REFERENCE, controls.RANDOM, controls.NEAREST]
+    assert list(CONTROLS) == [systems.REFERENCE, systems.RANDOM, systems.NEAREST]

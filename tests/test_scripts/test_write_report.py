@@ -12,21 +12,22 @@ from conftest import ROOT, assert_one_clear_line, run_script
 
 from approach.errors import UserError
 from approach.evaluation import report
-from approach.evaluation.tables import OVERLAP, SCORES
+from approach.metrics import METRICS
 from write_report import main, parse_arguments
 
 CHROMIUM = shutil.which("chromium")
+SCORES = [name for name, score in METRICS.items() if score.table != "gain"]
 INTERVAL = {"value": 0.25, "low": 0.2, "high": 0.3}
 HOSTILE = "<script>document.title = 'taken'</script><img src=http://example.org/x.png>"
 
 
-def describe_system(kind: str, decodings: tuple, gain: dict | None) -> dict:
+def build_system(kind: str, decodings: tuple, gain: dict | None) -> dict:
     found = {
-        "scores": {key: INTERVAL for key, _, _ in (*SCORES, *OVERLAP)},
+        "scores": dict.fromkeys(SCORES, INTERVAL),
         "passes_gates": True if kind == "fine-tuned" else None,
         "behaviour": {"share_ended": 0.98, "mean_words": 100.0, "repeated_4grams": None, "new_terms": 30.0},
     }
-    spread = {"scores": {key: {**INTERVAL, "spread": 0.01} for key, _, _ in (*SCORES, *OVERLAP)}}
+    spread = {"scores": dict.fromkeys(SCORES, {**INTERVAL, "spread": 0.01})}
     decodings = {name: found | (spread if name == "sampled" else {}) for name in decodings}
     gains = {"bits_per_byte": gain, "problem_gain": gain, "gain_over_empty": gain}
     models = [] if kind == "no model" else ["tiny"]
@@ -45,15 +46,15 @@ def make_comparison(metric: str, baseline: str, difference: float | None, holds:
 def make_scores() -> dict:
     """What evaluate_model.py writes."""
     systems = {
-        "fine-tuned": describe_system("fine-tuned", ("sampled", "greedy"), INTERVAL),
-        "base": describe_system("base", ("greedy",), INTERVAL),
-        "nearest training approach": describe_system("no model", ("none",), None),
-        "problem copied": describe_system("no model", ("none",), None),
+        "fine-tuned": build_system("fine-tuned", ("sampled", "greedy"), INTERVAL),
+        "base": build_system("base", ("greedy",), INTERVAL),
+        "nearest training approach": build_system("no model", ("none",), None),
+        "problem copied": build_system("no model", ("none",), None),
     }
     not_measured = {"value": None, "low": None, "high": None}
     systems["base"]["decodings"]["greedy"] = {
         **systems["base"]["decodings"]["greedy"],
-        "scores": {key: not_measured for key, _, _ in (*SCORES, *OVERLAP)},
+        "scores": dict.fromkeys(SCORES, not_measured),
     }
     group = {"mean_longest_run": 4.5, "longest_run": 9, "share_of_8grams": 0.01, "citations_a_text": {"number": 0.5}}
     group["worst"] = [{"id": "row-1", "words": 9, "training_id": "row-77"}]
@@ -273,6 +274,15 @@ def test_a_separator_of_lines_within_a_text_is_text(records):
     text = path.read_text(encoding="utf-8").replace("Noisy fins.", "Noisy\u2028fins\x85.")
     path.write_text(text, encoding="utf-8")
     assert "Noisy" in write(records)
+
+
+def test_patterns_of_ratings_are_expanded_where_the_shell_does_not(records, tmp_path, monkeypatch):
+    """As Windows' shells leave them."""
+    for name in ("ratings-2.csv", "ratings-1.csv", "other.txt", "[odd].csv"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    arguments = parse_arguments([str(records / "scores"), "--ratings", "ratings-*.csv", "[odd].csv", "none-*.csv"])
+    assert arguments.ratings == ["ratings-1.csv", "ratings-2.csv", "[odd].csv", "none-*.csv"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")

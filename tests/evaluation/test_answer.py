@@ -2,7 +2,7 @@
 
 import pytest
 
-from approach.evaluation.verdict import describe_answer
+from approach.evaluation.report import format_answer
 
 INTERVALS = {1: 0.5, -1: -0.5, 0: 0.02}
 
@@ -16,11 +16,13 @@ def compare(metric: str, baseline: str, outcome: int | None, runs: int = 1) -> d
     return {**row, **interval, "holds": outcome != 0, "same_sign": True}
 
 
-def answer(base: int | None, nearest: int | None, gain: int | None, gates=True, words=0.1, models=("a",)) -> list[str]:
-    behaviour = {"share_ended": 1.0 if gates else 0.4, "repeated_4grams": 0.5}
-    found = {"passes_gates": gates, "behaviour": behaviour}
+def answer(
+    base: int | None, nearest: int | None, gain: int | None, checks=True, words=0.1, models=("a",)
+) -> list[str]:
+    behaviour = {"share_ended": 1.0 if checks else 0.4, "repeated_4grams": 0.5}
+    found = {"passes_gates": checks, "behaviour": behaviour}
     difference = {"difference": words, "low": None if words is None else words - 0.05, "high": 0.4}
-    return describe_answer(
+    return format_answer(
         {
             "num_examples": 200,
             "references_repeated_4grams": 0.01,
@@ -77,13 +79,17 @@ def test_every_problem_gain_has_its_sentence(gain, said):
     assert said in answer(1, 1, gain)[1]
 
 
-def test_no_quality_is_claimed_without_the_gates_or_behind_a_list_of_terms():
-    looping = answer(1, 1, 1, gates=False)[-1]
+def test_no_quality_is_claimed_without_the_quality_checks_or_behind_a_list_of_terms():
+    looping = answer(1, 1, 1, checks=False)[-1]
     assert looping.startswith("No quality is claimed") and "40 % end by themselves" in looping and "50.0 %" in looping
     behind = answer(1, 1, 1, words=0.01)[-1]
-    assert behind.startswith("No quality is claimed") and "do not beat a bare list" in behind and "gates" not in behind
-    both = answer(1, 1, 1, gates=False, words=-0.2)[-1]
-    assert "gates" in both and "do not beat" in both
+    assert (
+        behind.startswith("No quality is claimed")
+        and "do not beat a bare list" in behind
+        and "quality checks" not in behind
+    )
+    both = answer(1, 1, 1, checks=False, words=-0.2)[-1]
+    assert "quality checks" in both and "do not beat" in both
     assert "not compared with a bare list" in answer(None, None, None, words=None)[-1]
 
 

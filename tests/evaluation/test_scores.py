@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from approach.evaluation.statistics import count_rows, load_metrics, score_rows
+from approach.evaluation.scores import compute_scores, compute_statistics, load_metrics
 
 
 @pytest.fixture(scope="module")
@@ -17,16 +17,18 @@ def metrics() -> dict:
 
 
 def count(metrics, runs_by_system, rows, given=None):
-    return count_rows(metrics, runs_by_system, rows, given or [""] * len(rows), [row["approach"] for row in rows])
+    return compute_statistics(
+        metrics, runs_by_system, rows, given or [""] * len(rows), [row["approach"] for row in rows]
+    )
 
 
 def test_a_system_s_runs_and_seeds_are_counted_each_by_itself(metrics, dataset):
     rows = load_dataset(str(dataset), split="test").to_list()[:4]
     references, problems = ([row[name] for row in rows] for name in ("approach", "problem"))
     two, one = count(metrics, [[references, problems], [references[::-1]]], rows)
-    assert two.pairs.shape == (2, 4, 4) and one.pairs.shape == (1, 4, 4) and two.own["bleu"].shape[:2] == (2, 4)
+    assert two.pairs.shape == (2, 4, 4) and one.pairs.shape == (1, 4, 4) and two.overlap["bleu"].shape[:2] == (2, 4)
     once = np.ones((1, 4))
-    found = score_rows(metrics, two, once)
+    found = compute_scores(metrics, two, once)
     alone = metrics["specificity"].compute(
         predictions=references, references=references, problems=problems, corpus=references
     )
@@ -39,13 +41,13 @@ def test_what_any_system_was_given_all_systems_lose(metrics, dataset):
     rows = load_dataset(str(dataset), split="test").to_list()[:3]
     references = [row["approach"] for row in rows]
     [lost] = count(metrics, [[references]], rows, given=references)
-    assert score_rows(metrics, lost, np.ones((1, 3)))["specificity"].item() == 0
+    assert compute_scores(metrics, lost, np.ones((1, 3)))["specificity"].item() == 0
 
 
 def test_one_row_and_empty_drafts_are_counted(metrics, dataset):
     rows = load_dataset(str(dataset), split="test").to_list()[:1]
     [alone] = count(metrics, [[[""]]], rows)
-    found = score_rows(metrics, alone, np.ones((1, 1)))
+    found = compute_scores(metrics, alone, np.ones((1, 1)))
     assert np.isnan(found["specificity"]).all() and np.isnan(alone.specificity_by_row).all()
     assert found["new_term_f1"].item() == 0
 

@@ -4,9 +4,7 @@ import evaluate
 import pytest
 from conftest import ROOT
 
-from approach.evaluation.controls import draft_without_model, shuffle_words
-from approach.evaluation.rows import Problems
-from approach.evaluation.systems import SystemDrafts, without_model
+from approach.evaluation.systems import Problems, SystemDrafts, build_baselines, build_draft, shuffle_words
 
 TRAIN = [
     {"id": "t0", "problem": "Whales are hard to hear.", "approach": "Hydrophones record pods, a detector listens."},
@@ -29,7 +27,7 @@ def specificity():
 @pytest.fixture
 def systems(specificity) -> dict[str, SystemDrafts]:
     problems = Problems(ROWS, [], TRAIN, [], [TRAIN[2]] * 3)
-    return {entry.system: entry for entry in draft_without_model(problems, specificity)}
+    return {entry.system: entry for entry in build_baselines(problems, specificity)}
 
 
 def compute(specificity, texts: list[str]) -> dict:
@@ -63,7 +61,7 @@ def test_the_word_list_has_the_weightiest_new_terms_of_the_nearest(systems):
 
 def test_shuffled_words_score_the_same_and_read_otherwise(specificity):
     texts = ["A detector counts pods from drone pictures of the sea.", "Мы измеряем шум.", ""]
-    entry = SystemDrafts("fine-tuned", "fine-tuned", ["x", "y"], "sampled", [[*map(without_model, texts)]] * 2)
+    entry = SystemDrafts("fine-tuned", "fine-tuned", ["x", "y"], "sampled", [[*map(build_draft, texts)]] * 2)
     shuffled = shuffle_words(entry)
     assert (shuffled.system, shuffled.kind, shuffled.models) == ("fine-tuned, words shuffled", "no model", ["x", "y"])
     assert compute(specificity, shuffled.texts[0]) == compute(specificity, texts)

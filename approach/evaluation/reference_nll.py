@@ -1,4 +1,7 @@
-"""Bits that a model needs for the references: after their own problem, after another row's, and after none."""
+"""
+The negative log-likelihood (NLL), in bits, that a model gives the references: after their own problem, after another
+row's, and after none.
+"""
 
 import hashlib
 import json
@@ -7,6 +10,7 @@ import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -25,8 +29,8 @@ LOGITS_BYTES = 2**28  # of one batch, in FP32; with eight times as many a batch 
 
 
 @dataclass(frozen=True)
-class Bits:
-    """Bits of each reference by each model, `(models, rows)`, NaN where the model cannot read so much at once."""
+class ReferenceNLL:
+    """The NLL in bits of each reference by each model, `(models, rows)`; NaN for texts beyond the model's context."""
 
     size: np.ndarray  # UTF-8 bytes of each reference with the space before it, `(rows,)`
     own: np.ndarray  # given its own problem
@@ -38,6 +42,14 @@ class Bits:
         """The rows of which all was measured that should be, `(rows,)` of booleans."""
         parts = [part for part in (self.own, self.permuted, self.empty) if part is not None]
         return np.all([~np.isnan(part).any(axis=0) for part in parts], axis=0)
+
+    @property
+    def problem_gain(self) -> float | None:
+        """The bits a byte that the own problem saves; None without another row, or a row that the model can read."""
+        if self.permuted is None or not self.measured.any():
+            return None
+        once = np.ones((1, len(self.size)))
+        return float(bits_per_byte(self.permuted - self.own, self.size, self.measured, once).mean())
 
 
 def permute_rows(num_rows: int) -> list[list[int]]:
@@ -51,55 +63,56 @@ def permute_rows(num_rows: int) -> list[list[int]]:
     return permutations
 
 
-def measure_bits(
+def measure_reference_nll(
     drafter: Drafter,
     prompts: Sequence[str | list[int]],
     approaches: list[str],
     partial: PartialDrafts,
     permuted: bool = False,
     empty_prompt: str | list[int] | None = None,
-) -> Bits:
-    """A model's bits for each approach after its own prompt, those of five other rows, and an empty one."""
+) -> ReferenceNLL:
+    """A model's NLL of each approach after its own prompt, the prompts of five other rows, and an empty one."""
     size = np.array([len(f" {approach}".encode()) for approach in approaches])
     permutations = permute_rows(len(prompts)) if permuted else []
     groups = [prompts, *([prompts[row] for row in order] for order in permutations)]
     if empty_prompt is not None:
         groups.append([empty_prompt] * len(prompts))
     flat = [prompt for group in groups for prompt in group]
-    bits = count_bits(drafter, flat, approaches * len(groups), partial).reshape(len(groups), 1, len(prompts))
-    others = bits[1 : 1 + len(permutations)].mean(axis=0) if permutations else None
-    return Bits(size, bits[0], others, None if empty_prompt is None else bits[-1])
+    nll = compute_nll(drafter, flat, approaches * len(groups), partial).reshape(len(groups), 1, len(prompts))
+    others = nll[1 : 1 + len(permutations)].mean(axis=0) if permutations else None
+    return ReferenceNLL(size, nll[0], others, None if empty_prompt is None else nll[-1])
 
 
-def join_models(parts: Sequence[Bits]) -> Bits:
-    """The bits of several models for the same references."""
+def join_models(parts: Sequence[ReferenceNLL]) -> ReferenceNLL:
+    """The NLL of the same references by several models."""
 
     def stack(arrays: list[np.ndarray | None]) -> np.ndarray | None:
         return None if arrays[0] is None else np.concatenate(arrays)
 
     own, permuted, empty = ([getattr(part, name) for part in parts] for name in ("own", "permuted", "empty"))
-    return Bits(parts[0].size, stack(own), stack(permuted), stack(empty))
+    return ReferenceNLL(parts[0].size, stack(own), stack(permuted), stack(empty))
 
 
-def bits_per_byte(bits: np.ndarray, size: np.ndarray, kept: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """All bits to all bytes of the rows that are kept, taken `weights` times: `(models, samples)`, NaN of no row."""
-    totals = np.where(kept, bits, 0.0) @ weights.T
+def bits_per_byte(nll: np.ndarray, size: np.ndarray, kept: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """All bits to all bytes of the rows that are kept, taken `weights` times: `(models, samples)`, NaN for no row."""
+    totals = np.where(kept, nll, 0.0) @ weights.T
     sizes = np.where(kept, size, 0.0) @ weights.T
     return np.where(sizes > 0, totals / np.where(sizes > 0, sizes, 1.0), np.nan)
 
 
-def count_bits(
-    drafter: Drafter, prompts: list[str | list[int]], approaches: list[str], partial: PartialDrafts
+def compute_nll(
+    drafter: Drafter, prompts: Sequence[str | list[int]], approaches: list[str], partial: PartialDrafts
 ) -> np.ndarray:
     """
-    Bits that the model needs for each approach after its prompt, `(rows,)`; NaN for what it cannot read at once.
+    The NLL in bits of each approach after its prompt, `(rows,)`; NaN for a text beyond the model's context.
 
-    The space between counts, the end tag does not: the same bytes for every model and tokenizer. What was counted
-    stays on disk, where other processes and a run that goes on after a kill find it. In bfloat16 a real base's gain
-    of 0.044 bits a byte came out 0.0001 higher than in float32.
+    The space between them counts, the end tag does not, so that the bytes are the same for every model and tokenizer.
+    Results stay on disk, where other processes and a run that resumes after a kill find them. In bfloat16 a real
+    base's gain of 0.044 bits a byte came out 0.0001 higher than in float32.
     """
     state = PartialState()
-    settings = [drafter.weights, prompts, approaches, "bits", str(state.device), torch.__version__]
+    settings = [drafter.weights, prompts, approaches, "reference NLL", str(state.device)]
+    settings += [version("torch"), version("transformers")]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     texts = [encode(drafter.tokenizer, *pair) for pair in zip(prompts, approaches, strict=True)]
     shared = common_prefix_length([ids for ids, _ in texts], min((begin for _, begin in texts), default=1) - 1)
@@ -107,23 +120,23 @@ def count_bits(
     done = partial.read(key)
     own_batches = batches[state.process_index :: state.num_processes]
     missing = [rows for rows in own_batches if not all(row in done for row in rows)]
-    beginning = build_prefix_cache(drafter.model, texts[0][0][:shared] if missing else [])
-    for rows in tqdm(missing, desc="Bits", disable=not state.is_main_process):
-        bits = count_together(drafter.model, [texts[row] for row in rows], beginning)
-        partial.append(key, rows, [{"bits": value} for value in bits])
+    prefix_cache = build_prefix_cache(drafter.model, texts[0][0][:shared] if missing else [])
+    for rows in tqdm(missing, desc="Reference NLL", disable=not state.is_main_process):
+        nll = compute_batch_nll(drafter.model, [texts[row] for row in rows], prefix_cache)
+        partial.append(key, rows, [{"nll": value} for value in nll])
     state.wait_for_everyone()
     done = partial.read(key)
-    return np.array([done[row]["bits"] if row in done else np.nan for row in range(len(prompts))])
+    return np.array([done[row]["nll"] if row in done else np.nan for row in range(len(prompts))])
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str | list[int], approach: str) -> tuple[list[int], int]:
-    """The ids of a prompt, which may be given as ids, and of the approach; and where the approach begins in them."""
+    """The ids of prompt and approach together, and where the approach begins in them; a prompt may be given as ids."""
     if not isinstance(prompt, str):
         return [*prompt, *encode_continuation(tokenizer, f" {approach}")], len(prompt)
     start, ids = tokenizer(prompt)["input_ids"], tokenizer(f"{prompt} {approach}")["input_ids"]
     # Where a tokenizer joins the prompt's last token with the space, that token counts.
     begin = len(os.path.commonprefix([start, ids]))
-    if not begin:  # an empty prompt of a tokenizer that begins texts with nothing
+    if not begin:  # an empty prompt, and a tokenizer that adds no beginning token
         first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         return [first, *ids], 1
     return ids, begin
@@ -142,14 +155,14 @@ def make_batches(lengths: list[int], shared: int, model: PreTrainedModel) -> lis
     return batches
 
 
-def count_together(model: PreTrainedModel, texts: list[tuple[list[int], int]], beginning: Cache) -> list[float]:
-    """Bits of each text from where its approach begins, padded on the right, where nothing looks at padding."""
-    shared = beginning.get_seq_length()
+def compute_batch_nll(model: PreTrainedModel, texts: list[tuple[list[int], int]], prefix_cache: Cache) -> list[float]:
+    """The NLL in bits of each text from where its approach begins; padding is on the right, and not attended to."""
+    shared = prefix_cache.get_seq_length()
     width, first = max(len(ids) for ids, _ in texts), min(begin for _, begin in texts) - 1
     rows = torch.tensor([ids[shared:] + [0] * (width - len(ids)) for ids, _ in texts], device=model.device)
     mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in texts], device=model.device)
     with torch.inference_mode():
-        cache = repeat_rows(beginning, len(texts)) if shared else None
+        cache = repeat_rows(prefix_cache, len(texts)) if shared else None
         options = {"past_key_values": cache, "use_cache": bool(shared), "logits_to_keep": width - first}
         logits = model(input_ids=rows, attention_mask=mask, **options).logits
         losses = [
