@@ -61,7 +61,16 @@ class DraftArguments:
         default=None, metadata={"help": "Of an adapter's base on the Hub; without, the commit that training saw."}
     )
     problem: str | None = field(default=None, metadata={"help": "One sentence that states a research problem."})
-    problems: str | None = field(default=None, metadata={"help": "A file of problems, one a line; - for stdin."})
+    problems: str | None = field(
+        default=None,
+        metadata={
+            "help": "A file of problems: JSON lines (.jsonl, .ndjson) or CSV (.csv, .tsv) with --problem_column, else "
+            "a text with one a line; - for stdin, a text or JSON lines."
+        },
+    )
+    problem_column: str = field(
+        default="problem", metadata={"help": "Of a --problems file: the key or column to read."}
+    )
     output: str | None = field(default=None, metadata={"help": "JSONL file for the drafts of --problems (or stdout)."})
     overwrite: bool = field(default=False, metadata={"help": "Replace the --output file."})
     num_drafts: int = field(default=1, metadata={"help": "Drafts a problem."})
@@ -116,12 +125,13 @@ def main(args: DraftArguments) -> None:
     if args.problem is not None:
         if not args.problem.strip():
             raise UserError("the problem is empty: give one sentence")
-        for difference in differences_from_training(args.problem):
+        drafter = load_drafter(args)
+        for difference in differences_from_training(args.problem, drafter.tokenizer):
             print(f"warning: {difference}", file=sys.stderr)
-        print_drafts(load_drafter(args), args.problem, decoding, seeds)
+        print_drafts(drafter, args.problem, decoding, seeds)
         return
 
-    problems = read_problems(args.problems)
+    problems = read_problems(args.problems, args.problem_column)
     drafter = load_drafter(args)
     if not args.output:
         draft_for_all(drafter, problems, decoding, seeds, sys.stdout)

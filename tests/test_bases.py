@@ -91,6 +91,6 @@ def test_our_template_takes_the_place_of_the_bases_and_begins_with_no_token(run)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         message = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How?"}]
         text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        assert text == make_prompt("How?") and "im_start" not in tokenizer.chat_template
+        assert text == make_prompt("How?"), "no word of the base's own template"
         ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
         assert ids == tokenizer(text)["input_ids"] and tokenizer.convert_ids_to_tokens(ids[0]) == "<problem>"

@@ -22,6 +22,7 @@ from approach.generation.cache import build_prefix_cache, common_prefix_length, 
 from approach.generation.engine import Drafter
 from approach.generation.partial import PartialDrafts
 from approach.models import context_length
+from approach.prompt import clean_prompt, encode_continuation, special_token_pattern
 
 NUM_PERMUTATIONS = 5
 LOGITS_BYTES = 2**28  # of one batch, in FP32; with eight times as many a batch took 1.4 times as long on a CPU
@@ -64,11 +65,11 @@ def permute_rows(num_rows: int) -> list[list[int]]:
 
 def measure_reference_nll(
     drafter: Drafter,
-    prompts: list[str],
+    prompts: Sequence[str | list[int]],
     approaches: list[str],
     partial: PartialDrafts,
     permuted: bool = False,
-    empty_prompt: str | None = None,
+    empty_prompt: str | list[int] | None = None,
 ) -> ReferenceNLL:
     """A model's NLL of each approach after its own prompt, the prompts of five other rows, and an empty one."""
     size = np.array([len(f" {approach}".encode()) for approach in approaches])
@@ -99,7 +100,9 @@ def bits_per_byte(nll: np.ndarray, size: np.ndarray, kept: np.ndarray, weights: 
     return np.where(sizes > 0, totals / np.where(sizes > 0, sizes, 1.0), np.nan)
 
 
-def compute_nll(drafter: Drafter, prompts: list[str], approaches: list[str], partial: PartialDrafts) -> np.ndarray:
+def compute_nll(
+    drafter: Drafter, prompts: Sequence[str | list[int]], approaches: list[str], partial: PartialDrafts
+) -> np.ndarray:
     """
     The NLL in bits of each approach after its prompt, `(rows,)`; NaN for a text beyond the model's context.
 
@@ -126,8 +129,12 @@ def compute_nll(drafter: Drafter, prompts: list[str], approaches: list[str], par
     return np.array([done[row]["nll"] if row in done else np.nan for row in range(len(prompts))])
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, approach: str) -> tuple[list[int], int]:
-    """The ids of prompt and approach together, and where the approach begins in them."""
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str | list[int], approach: str) -> tuple[list[int], int]:
+    """The ids of prompt and approach together, and where the approach begins in them; a prompt may be given as ids."""
+    if not isinstance(prompt, str):
+        return [*prompt, *encode_continuation(tokenizer, f" {approach}")], len(prompt)
+    special = special_token_pattern(tokenizer)
+    prompt, approach = clean_prompt(prompt, special), special.sub(" ", approach).strip()
     start, ids = tokenizer(prompt)["input_ids"], tokenizer(f"{prompt} {approach}")["input_ids"]
     # Where a tokenizer joins the prompt's last token with the space, that token counts.
     begin = len(os.path.commonprefix([start, ids]))

@@ -18,7 +18,7 @@ from approach.errors import UserError, user_errors
 from approach.generation.engine import Draft
 from approach.generation.sampling import DECODINGS
 from approach.models import BASE_ARGUMENT, check_no_adapter
-from approach.prompt import load_tokenizer, render_chat
+from approach.prompt import encode_chat, load_tokenizer
 from approach.retrieval import BM25Index
 from approach.storage import public_name, read_json_lines
 
@@ -168,11 +168,14 @@ def build_base(name: str, revision: str | None = None) -> Recipe:
     return Recipe("base", "base", [name], [public_name(name)], [revision], BASE_ARGUMENT)
 
 
-def base_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict], examples: list[dict]) -> dict[str, list[str]]:
+def base_prompts(
+    tokenizer: PreTrainedTokenizerBase, rows: list[dict], examples: list[dict]
+) -> dict[str, list[str] | list[list[int]]]:
     """
     The base's prompts, by system: it has never seen the tags, so it may be asked in several ways.
 
-    Where its tokenizer has a chat template, also with an instruction, and with training rows as examples.
+    Where its tokenizer has a chat template, also with an instruction, and with training rows as examples: as token
+    ids, because the template brings its own control tokens.
 
     Raises:
         ValueError: where that template fails.
@@ -181,10 +184,8 @@ def base_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict], examples:
     if tokenizer.chat_template is None:
         return systems
 
-    def ask(turns: list[dict], problem: str) -> str:
-        turns = [*turns, {"role": "user", "content": INSTRUCTION + problem}]
-        text = render_chat(tokenizer, turns)
-        return text.removeprefix(tokenizer.bos_token or "")  # the tokenizer adds it again
+    def ask(turns: list[dict], problem: str) -> list[int]:
+        return encode_chat(tokenizer, [*turns, {"role": "user", "content": INSTRUCTION + problem}])
 
     shown = []
     for row in examples:

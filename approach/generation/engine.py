@@ -19,7 +19,7 @@ from approach.generation.cache import build_prefix_cache, common_prefix_length
 from approach.generation.partial import PartialDrafts
 from approach.generation.sampling import DECODINGS, Decoding, make_generator
 from approach.models import check_trained, context_length, eos_token_ids, fastest_dtype, hash_weights, load_model
-from approach.prompt import END_TAG, MAX_NEW_TOKENS, encode_problem
+from approach.prompt import END_TAG, MAX_NEW_TOKENS, encode_problem, encode_prompt
 from approach.runtime import bypass_onednn_for_single_tokens
 
 MAX_SEEDS = 2**20  # seeds of one list of drafts; torch's generator for processors takes the lowest 32 bits of a seed
@@ -174,7 +174,7 @@ class Drafter:
         Raises:
             UserError: where a prompt leaves no room for a draft, or memory none for a single one.
         """
-        ids = [self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in prompts]
+        ids = [encode_prompt(self.tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         limits = [min(max_new_tokens or self.max_new_tokens, self.count_free_tokens(prompt)) for prompt in ids]
         if min(limits) < 1:
             longest = max(map(len, ids))

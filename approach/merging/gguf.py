@@ -204,10 +204,10 @@ def check_prompts(llama: "Llama", tokenizer: PreTrainedTokenizerBase) -> None:
     for problem in TOKENIZER_PROBLEMS:
         expected = encode_problem(tokenizer, problem)["input_ids"][0].tolist()
         chat = render_chat(tokenizer, [{"role": "user", "content": problem}])
-        # llama.cpp adds the beginning token itself, and removes the one that a template wrote.
-        chat = chat.removeprefix(tokenizer.bos_token or "")
-        for name, text in (("chat template", chat), ("Modelfile", render_modelfile(format_modelfile(""), problem))):
-            if llama.tokenize(text.encode(), add_bos=True, special=True) != expected:
+        modelfile = render_modelfile(format_modelfile(""), problem)
+        # A chat template writes its own beginning token; to Ollama's prompt llama.cpp adds it.
+        for name, text, add_bos in (("chat template", chat, False), ("Modelfile", modelfile, True)):
+            if llama.tokenize(text.encode(), add_bos=add_bos, special=True) != expected:
                 raise ConversionError(f"in llama.cpp its {name} gives other token ids than training saw")
 
 

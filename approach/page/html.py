@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from approach.page.provenance import Provenance, TrainingPairs
 from approach.page.streaming import StreamedDraft, stream_drafts
-from approach.prompt import differences_from_training
+from approach.prompt import differences_from_training, normalize_whitespace
 from approach.templates import HTML_TEMPLATES
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def answer(
     stopped: threading.Event,
 ) -> Iterator[str]:
     """The HTML below the buttons, again and again while drafts are written, in the end with where they come from."""
-    problem = " ".join(problem.split())
+    problem = normalize_whitespace(problem)
     if reason := find_obstacle(problem, drafters):
         yield f'<p class="refused" role="alert">{escape(reason)}</p>'
         return
-    advice = "".join(f"{difference}. " for difference in differences_from_training(problem))
+    advice = "".join(f"{difference}. " for difference in differences_from_training(problem, drafters[0].tokenizer))
     drafts, was_stopped = [], False
     for drafts in stream_drafts(drafters, problem, decoding, seeds, max_new_tokens, stopped):
         was_stopped = stopped.is_set()

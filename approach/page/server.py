@@ -1,10 +1,12 @@
 """Serves the page: its look, its address, and who may ask it."""
 
+import os
+
 import gradio as gr
 from starlette.middleware import Middleware
 
 from approach.errors import UserError, first_line
-from approach.page.hosts import HostCheckMiddleware, list_hosts
+from approach.page.hosts import LOOPBACK, HostCheckMiddleware, list_hosts
 from approach.templates import read_template
 
 
@@ -23,8 +25,15 @@ def make_theme() -> gr.themes.Base:
     )
 
 
+def pass_by_proxies(host: str | None) -> None:
+    """Lets gradio reach its own page, which it asks for as it starts, where http_proxy names a proxy."""
+    before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, (before, *LOOPBACK, host)))
+
+
 def serve(page: gr.Blocks, host: str | None, port: int | None, allowed_hosts: list[str]) -> str:
     """Starts the page and returns its address; raises UserError where the address cannot be had."""
+    pass_by_proxies(host)
     host_check = Middleware(HostCheckMiddleware, hosts=list_hosts(host, allowed_hosts))
     try:
         _, url, _ = page.launch(

@@ -13,7 +13,7 @@ from trl import ScriptArguments, SFTConfig
 
 from approach.dataset import load_split
 from approach.errors import UserError
-from approach.prompt import END_TAG, normalize_prompt
+from approach.prompt import END_TAG, clean_completion, clean_prompt, special_token_pattern
 from approach.storage import hash_file, public_name
 from approach.training.arguments import DataArguments, disable_evaluation
 
@@ -28,11 +28,16 @@ SENTENCE_END = re.compile(
 
 @dataclass
 class TokenizedRows:
-    """Tokenized rows (`input_ids`, `labels`, `length`), their ids in order, and what became of the rows read."""
+    """
+    Tokenized rows (`input_ids`, `labels`, `length`), their ids in order, and what became of the rows read.
+
+    `num_cleaned` counts the rows read that had special tokens in their texts.
+    """
 
     dataset: Dataset
     ids: list
     outcomes: dict[str, int] = field(default_factory=lambda: {"complete": 0, "shortened": 0, "dropped": 0})
+    num_cleaned: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ def load_pairs(
             check_not_empty(validation_rows, script_args.dataset_test_split, training_args.max_length)
             validation = validation_rows.dataset
             problems = held_out.select(range(min(data_args.num_samples, len(held_out)))).to_list()
-            problems = [{**row, "prompt": normalize_prompt(row["prompt"])} for row in problems]
+            special = special_token_pattern(tokenizer)
+            problems = [{**row, "prompt": clean_prompt(row["prompt"], special)} for row in problems]
     check_not_empty(rows, script_args.dataset_train_split, training_args.max_length)
     if training_args.process_index == 0:
         max_steps = training_args.max_steps
@@ -95,6 +101,8 @@ def load_pairs(
         print(f"{batch_rows} × {step_rows // batch_rows} = {step_rows} rows a step")
         print(f"{len(rows.dataset):,} different rows of {len(split):,}, {epochs:.2f} epochs")
         print(f"of the rows read, at {training_args.max_length} tokens: {rows.outcomes}")
+        if rows.num_cleaned:
+            print(f"special tokens of the tokenizer were taken out of the texts of {rows.num_cleaned:,} rows")
     record = {
         "name": public_name(script_args.dataset_name),
         "revision": data_args.dataset_revision,
@@ -143,6 +151,7 @@ def build_rows_record(rows: TokenizedRows, split_rows: int, seed: int) -> dict:
         "split_rows": split_rows,
         "rows": len(rows.dataset),
         **rows.outcomes,
+        "special_tokens_removed": rows.num_cleaned,
         "seed": seed,
         "ids": rows.ids if len(rows.ids) < split_rows else None,
     }
@@ -177,15 +186,16 @@ def build_rows(
             rows.outcomes[outcome] += 1
             if outcome != "dropped":
                 rows.ids.append(row_id)
+        rows.num_cleaned += sum(part["cleaned"])
         parts.append(part.filter(lambda outcome: outcome != "dropped", input_columns="outcome"))
         start, missing = stop, missing - len(parts[-1])
-    rows.dataset = concatenate_datasets(parts).remove_columns("outcome")
+    rows.dataset = concatenate_datasets(parts).remove_columns(["outcome", "cleaned"])
     return rows
 
 
 def build_cache_key(rows: Dataset, options: dict) -> str:
     """The key of tokenized rows in datasets' cache. It covers our code, of which datasets sees only a name."""
-    files = (__file__, inspect.getfile(normalize_prompt))
+    files = (__file__, inspect.getfile(clean_prompt))
     return Hasher.hash([rows._fingerprint, *(hash_file(Path(file)) for file in files), options])
 
 
@@ -195,7 +205,8 @@ def tokenize(
     """
     Turns `prompt` and `completion` into `input_ids` and `labels`; a row that is dropped comes out empty.
 
-    The white space of the problem is normalized, as it is when the model drafts.
+    Special tokens in the texts are taken out, and the white space of the problem is normalized, as when the model
+    drafts. `cleaned` says of each row whether it had such tokens.
 
     Labels are -100 on the prompt and the token ids on the completion, its end tag included. TRL would build the same
     labels row by row, but would cut the end tag off long rows and train on what is left.
@@ -203,14 +214,16 @@ def tokenize(
     Raises:
         UserError: where the tokens of a prompt are not the first tokens of prompt and completion together.
     """
-    rows = {"input_ids": [], "labels": [], "length": [], "outcome": []}
-    prompt_texts = list(map(normalize_prompt, batch["prompt"]))
+    rows = {"input_ids": [], "labels": [], "length": [], "outcome": [], "cleaned": []}
+    special = special_token_pattern(tokenizer)
+    prompt_texts = [clean_prompt(prompt, special) for prompt in batch["prompt"]]
+    completions = [clean_completion(completion, special) for completion in batch["completion"]]
     prompts = tokenizer(prompt_texts)["input_ids"]
-    texts = [prompt + completion for prompt, completion in zip(prompt_texts, batch["completion"], strict=True)]
+    texts = [prompt + completion for prompt, completion in zip(prompt_texts, completions, strict=True)]
     for i, ids in enumerate(tokenizer(texts)["input_ids"]):
         outcome, prompt = "complete", prompts[i]
         if len(ids) > max_length:
-            pair = prompt_texts[i], batch["completion"][i]
+            pair = prompt_texts[i], completions[i]
             ids = shorten(*pair, tokenizer, max_length) if long_rows == "shorten" else []
             outcome = "shortened" if ids else "dropped"
         if ids and ids[: len(prompt)] != prompt:
@@ -218,7 +231,9 @@ def tokenize(
                 f"row {batch['id'][i]}: the tokens of its prompt do not begin those of prompt + completion"
             )
         labels = [-100] * len(prompt) + ids[len(prompt) :] if ids else []
-        for name, value in zip(rows, (ids, labels, len(ids), outcome), strict=True):
+        original = batch["prompt"][i] + batch["completion"][i]
+        cleaned = len(special.findall(original)) > len(special.findall(texts[i]))
+        for name, value in zip(rows, (ids, labels, len(ids), outcome, cleaned), strict=True):
             rows[name].append(value)
     return rows
 

@@ -123,7 +123,7 @@ def test_an_empty_prompt_begins_with_a_token_of_its_own(base):
     ids = tokenizer(" We", add_special_tokens=False)["input_ids"]
 
     class Bare:
-        bos_token_id, eos_token_id = None, tokenizer.eos_token_id
+        bos_token_id, eos_token_id, added_tokens_decoder = None, tokenizer.eos_token_id, {}
 
         def __call__(self, text):
             return tokenizer(text, add_special_tokens=False)

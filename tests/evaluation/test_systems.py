@@ -1,6 +1,7 @@
 import pytest
 from conftest import write_jsonl
 from datasets import load_dataset
+from tokenizers import processors
 from transformers import AutoTokenizer
 
 from approach.errors import UserError
@@ -15,10 +16,14 @@ from approach.evaluation.systems import (
 )
 
 
-def test_a_base_is_asked_in_every_way_it_understands(base, dataset):
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_base_is_asked_in_every_way_it_understands(base, dataset, begins):
+    """Llama's tokenizer adds the beginning token itself, SmolLM2's does not: the template writes it in both."""
     rows = load_dataset(str(dataset), split="test").to_list()[:2]
     examples = load_dataset(str(dataset), split="train").to_list()[:2]
     tokenizer = AutoTokenizer.from_pretrained(base)
+    if not begins:
+        tokenizer._tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
     plain = base_prompts(tokenizer, rows, examples)
     assert plain == {"base": [r["problem"] for r in rows], "base, tags as text": [r["prompt"] for r in rows]}
     tokenizer.chat_template = (
@@ -27,10 +32,11 @@ def test_a_base_is_asked_in_every_way_it_understands(base, dataset):
     )
     chat = base_prompts(tokenizer, rows, examples)
     assert list(chat) == ["base", "base, tags as text", "base, instructed", "base, two examples"]
-    text, instruction = chat["base, two examples"][1], INSTRUCTION
-    shown = "".join(f"[user] {instruction}{e['problem']}\n[assistant] {e['approach']}\n" for e in examples)
-    assert text == f"{shown}[user] {instruction}{rows[1]['problem']}\n[assistant]"
-    assert tokenizer(text)["input_ids"].count(tokenizer.bos_token_id) == 1
+    shown = "".join(f"[user] {INSTRUCTION}{e['problem']}\n[assistant] {e['approach']}\n" for e in examples)
+    text = f"<s>{shown}[user] {INSTRUCTION}{rows[1]['problem']}\n[assistant]"
+    ids = chat["base, two examples"][1]
+    assert tokenizer.decode(ids) == text and ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
 
 
 def test_predictions_of_others_are_named_where_one_is_missing(tmp_path):

@@ -117,6 +117,23 @@ def test_an_adapter_folder_drafts_as_its_merged_model(trained, merged, dataset, 
     assert Drafter(str(trained.adapter)).eos_token_ids == Drafter(str(merged)).eos_token_ids
 
 
+def test_an_adapter_in_bfloat16_is_merged_in_float32_and_cast(trained, merged):
+    adapter, whole = (Drafter(str(name), dtype=torch.bfloat16).model for name in (trained.adapter, merged))
+    expected = whole.state_dict()
+    assert all(
+        value.dtype == torch.bfloat16 and value.equal(expected[name]) for name, value in adapter.state_dict().items()
+    )
+
+
+def test_a_prompt_may_be_given_as_ids(merged):
+    drafter = Drafter(str(merged), max_new_tokens=8)
+    prompt = "<problem>We study noise.</problem><approach>"
+    ids = drafter.tokenizer(prompt)["input_ids"]
+    assert drafter.generate([ids, prompt], {"do_sample": False}) == drafter.generate(
+        [prompt] * 2, {"do_sample": False}
+    )
+
+
 def test_base_without_padding_token_drafts_too(base, tmp_path):
     drafter = Drafter(str(base), max_new_tokens=4)
     assert drafter.tokenizer.pad_token is None

@@ -19,13 +19,16 @@ def no_settings(monkeypatch):
 
 @pytest.fixture(scope="module")
 def address():
-    """The page, served on loopback by a process of its own; no model is behind it."""
+    """The page without a model, in a process of its own whose environment names a proxy that does not exist."""
     program = (
         "import app, sys\nfrom approach.page.server import serve\n"
         "print(serve(app.build_page(None, None, None), None, None, []), flush=True)\n"
         "sys.stdin.read()  # until the test is done"
     )
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
+    environment |= dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        environment.pop(name, None)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, **pipes) as process:
         yield process.stdout.readline().strip()

@@ -1,8 +1,9 @@
 import pytest
+from datasets import Dataset
 from transformers import AutoTokenizer
 
-from approach.prompt import add_tags, encode_problem, make_prompt
-from approach.training.data import shorten, tokenize
+from approach.prompt import add_tags, encode_problem, make_completion, make_prompt
+from approach.training.data import build_rows, shorten, tokenize
 
 
 @pytest.fixture
@@ -49,6 +50,27 @@ def test_the_white_space_of_a_problem_is_read_as_in_drafting(tagged):
     assert row["input_ids"] == [prompt_ids + tagged(completion, add_special_tokens=False)["input_ids"]]
     other = {"id": ["a"], "prompt": ["Two  words:"], "completion": [completion]}  # a prompt of another form
     assert tokenize(other, tagged, 64, "drop")["input_ids"] == [tagged("Two  words:" + completion)["input_ids"]]
+
+
+def test_special_tokens_in_the_texts_are_taken_out_and_counted(tagged):
+    """The tokenizer would read `</s>` in an abstract as its end, and a draft would stop there."""
+    texts = [
+        ("We study </s> noise.", "We <s>learn</s>. It is fast. </s>"),
+        ("We study noise.", "We learn .It is fast."),
+    ]
+    batch = {
+        "id": ["a", "b"],
+        "prompt": [make_prompt(problem) for problem, _ in texts],
+        "completion": [make_completion(approach) for _, approach in texts],
+    }
+    rows = tokenize(batch, tagged, 64, "drop")
+    assert (
+        rows["input_ids"][0]
+        == tagged("<problem>We study noise.</problem><approach> We learn . It is fast.</approach>")["input_ids"]
+    )
+    assert rows["cleaned"] == [True, False]
+    split = Dataset.from_dict({**batch, "problem": [problem for problem, _ in texts]})
+    assert build_rows(split, 2, tagged, 64, "drop").num_cleaned == 1
 
 
 def test_long_rows_lose_whole_sentences_never_the_end_tag(tagged):

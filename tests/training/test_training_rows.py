@@ -56,7 +56,9 @@ def test_a_run_of_half_an_epoch_names_only_the_rows_that_it_read(base, dataset, 
     read, compute_loss = [], ApproachTrainer.compute_loss
 
     def keep(trainer, model, inputs, **named):
-        read.extend(ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"]))
+        read.extend(
+            ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        )
         return compute_loss(trainer, model, inputs, **named)
 
     monkeypatch.setattr(ApproachTrainer, "compute_loss", keep)
