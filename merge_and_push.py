@@ -37,9 +37,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from approach.arguments import PublishArguments, check_ranges, parse
+from approach.arguments import PublishArguments, check_ranges, format_command, parse
 from approach.errors import UserError, run_script
 from approach.merging.arguments import ConversionArguments
+from approach.prompt import EXAMPLE_PROBLEM
 from approach.runtime import set_up_torch
 from approach.storage import Output, contains_files, is_hub_id
 
@@ -194,7 +195,8 @@ def merge(args: MergeArguments) -> None:
         record["difference_reloaded"] = compare_with_saved(outputs, staging_dir, args.dtype)
         write_records(staging_dir, adapter.folder, record, build_report)
         write_model_card(staging_dir, args.hub_model_id or output_dir.name, args.scores)
-    print(f"Wrote {output_dir}. Next: python evaluate_model.py --model_name_or_path {output_dir} …")
+    next_command = "draft_approach.py", "--model", output_dir, EXAMPLE_PROBLEM
+    print(f"Wrote {output_dir}. Next: {format_command('python', *next_command)}")
 
 
 def merge_and_measure(

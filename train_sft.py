@@ -46,9 +46,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from approach.arguments import PublishArguments, check_ranges, parse
+from approach.arguments import PublishArguments, check_ranges, format_command, parse
 from approach.errors import run_script
-from approach.prompt import END_TAG
+from approach.prompt import END_TAG, EXAMPLE_PROBLEM
 from approach.runtime import hide_library_notices, set_up_torch
 from approach.training.arguments import (
     NO_BASE,
@@ -172,10 +172,10 @@ def train(
 
 def finish(trainer: "ApproachTrainer", output_dir: Path, publisher: "Publisher | None", kind: str) -> None:
     """Prints what was written and the next command, and publishes the result where that was asked for."""
-    next_command = f"merge_and_push.py --adapter_path {output_dir} --output_dir …"
+    next_command = "merge_and_push.py", "--adapter_path", output_dir, "--output_dir", f"{output_dir}-merged"
     if kind == "model":
-        next_command = f"evaluate_model.py --model_name_or_path {output_dir} …"
-    trainer.accelerator.print(f"Wrote the {kind} to {output_dir}. Next: python {next_command}")
+        next_command = "draft_approach.py", "--model", output_dir, EXAMPLE_PROBLEM
+    trainer.accelerator.print(f"Wrote the {kind} to {output_dir}. Next: {format_command('python', *next_command)}")
     trainer.end()
     if publisher and trainer.is_world_process_zero():
         publisher.publish_result(output_dir, f"The {kind}")

@@ -1,9 +1,13 @@
 """The command line of every script: one parser, so that a flag is written the same way everywhere."""
 
 import argparse
+import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from approach.errors import first_line
@@ -53,6 +57,12 @@ def parse(
         return parser.parse_args_into_dataclasses(argv)[0]
     except (ValueError, OSError) as error:  # OSError: of a name that is too long to be looked for
         parser.error(first_line(error))
+
+
+def format_command(*words: str | Path) -> str:
+    """A command as one line that can be pasted into this system's shell, whatever characters a path has."""
+    texts = list(map(str, words))
+    return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
 
 
 def check_ranges(arguments: object, **ranges: str) -> None:

@@ -14,6 +14,7 @@ MAX_PROBLEM_WORDS = 50  # the report's filter: training sees no longer problem
 # What keeps small models from looping, which greedy drafts do without it; chosen on validation rows
 # (benchmarks/README.md, "Decoding").
 REPETITION_PENALTY = 1.15
+EXAMPLE_PROBLEM = "Summaries of long documents often leave out the main result."  # of the next command to type
 MAX_NEW_TOKENS = 448  # of a draft: the report's 512 tokens of prompt and approach, less a prompt
 
 # The last user message is the problem, an assistant message after it its approach. A system message and earlier turns
