@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING
 from approach.arguments import PublishArguments, check_ranges, format_command, parse
 from approach.errors import run_script
 from approach.prompt import END_TAG, EXAMPLE_PROBLEM
-from approach.runtime import hide_library_notices, set_up_torch
+from approach.runtime import check_wandb_login, hide_library_notices, set_up_torch
 from approach.training.arguments import (
     NO_BASE,
     NO_BFLOAT16,
@@ -129,6 +129,8 @@ def train(
     from approach.training.trainer import ApproachTrainer, build_lora_config, load_base
 
     memory.check_machine(training_args)
+    if "wandb" in training_args.report_to and training_args.process_index == 0 and not run_args.preflight:
+        check_wandb_login()
     publisher, training_args = publishing.split_hub_arguments(training_args, **run_args.hub_options())
     output_dir, resume = Path(training_args.output_dir), training_args.resume_from_checkpoint
     if not run_args.preflight:
