@@ -126,7 +126,7 @@ class EvaluationArguments:
     batch_size: int = field(default=64, metadata={"help": "Problems drafted for at once; halved where memory ends."})
     bertscore_model: str = field(
         default="roberta-large",
-        metadata={"help": "BERTScore's encoder: roberta-large as in the report, or another folder or Hub id."},
+        metadata={"help": "BERTScore's encoder: roberta-large as in the report, another folder or Hub id, or none."},
     )
     bertscore_num_layers: int | None = field(
         default=None,

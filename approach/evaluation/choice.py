@@ -65,13 +65,20 @@ class ChosenDecodings:
 
 
 def summarize_behaviour(metric: evaluate.Metric, runs: Sequence[list[Draft]], rows: list[dict]) -> dict:
-    """How drafts behave, of all runs together; how they ended where a model of ours wrote them."""
+    """How drafts behave, over all runs; how they ended where a model of ours wrote them."""
     drafts = [draft for run in runs for draft in run]
-    behaviour = metric.compute(
-        predictions=[draft["prediction"] for draft in drafts],
-        references=[row["approach"] for row in rows] * len(runs),
-        problems=[row["problem"] for row in rows] * len(runs),
-    )
+    references, problems = ([row[name] for row in rows] for name in ("approach", "problem"))
+
+    def compute(texts: list[Draft], num_runs: int = 1) -> dict:
+        predictions = [draft["prediction"] for draft in texts]
+        return metric.compute(predictions=predictions, references=references * num_runs, problems=problems * num_runs)
+
+    behaviour = compute(drafts, len(runs))
+    # Distinct words fall as the number of texts grows, so that those of several runs together would seem less varied.
+    by_run = [compute(run) for run in runs]
+    for name in ("distinct_1", "distinct_2"):
+        values = [found[name] for found in by_run if found[name] is not None]
+        behaviour[name] = sum(values) / len(values) if values else None
     if drafts[0]["ended"] is not None:
         behaviour["share_ended"] = sum(draft["ended"] for draft in drafts) / len(drafts)
         behaviour["share_at_budget"] = 1 - behaviour["share_ended"]

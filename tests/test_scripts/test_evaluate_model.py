@@ -326,6 +326,29 @@ def test_other_mistakes_are_named(arguments, tmp_path):
         main(EvaluationArguments(**{**arguments, "model_name_or_path": [str(tmp_path / "none")]}))
 
 
+def test_an_encoder_that_loads_and_cannot_be_run_is_refused_before_the_first_draft(arguments, tmp_path, monkeypatch):
+    def fail(*_):
+        raise IndexError("index out of range in self")
+
+    monkeypatch.setattr("bert_score.BERTScorer.score", fail)
+    with pytest.raises(UserError, match="--bertscore_model .*index out of range"):
+        main(EvaluationArguments(**arguments))
+    assert not list(tmp_path.iterdir())
+
+
+def test_bertscore_can_be_left_out(arguments, tmp_path):
+    """No encoder is loaded; everything else is scored, and the page says nothing of one."""
+    none = {"bertscore_model": "none", "bertscore_num_layers": None, "num_seeds": 1}
+    main(EvaluationArguments(**arguments | none))
+    scores = read_scores(tmp_path / "scores")
+    assert scores["bertscore_model"] is None and scores["texts_beyond_encoder"] is None
+    found = find_only(scores, "reference")["scores"]
+    assert "rougeL" in found and "bertscore_f1" not in found and "bertscore" not in scores["signatures"]
+    assert {row["bertscore_f1"] for row in read_lines(tmp_path / "scores" / "predictions.jsonl")} == {None}
+    assert "BERTScore's encoder" not in build_page(tmp_path / "scores", None)
+    assert "BERTScore" not in model_card(tmp_path, "alice/model", scores)
+
+
 def test_an_output_that_holds_what_is_read_or_is_not_ours_is_refused_before_the_work(tmp_path):
     """A model's folder has scores.json beside it, too, for its card."""
     (tmp_path / "file").touch()
