@@ -1,6 +1,7 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
+#     "accelerate==1.15.0",
 #     "bm25s==0.3.16",
 #     "datasets==5.2.0",
 #     "evaluate==0.4.6",
@@ -13,6 +14,7 @@
 #     "safetensors==0.8.0",
 #     "starlette==1.10.0",
 #     "torch==2.13.0",
+#     "tqdm==4.70.1",
 #     "transformers==5.23.0",
 # ]
 # ///
@@ -38,18 +40,26 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from approach.arguments import check_ranges, parse
-from approach.errors import UserError, first_line, run_script
+from approach.errors import run_script
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
-from approach.runtime import set_up_torch
+from approach.runtime import set_up_torch, silence_loading
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from approach.generation.streaming import DraftingModel
+    from approach.generation.engine import Drafter
     from approach.page.provenance import TrainingPairs
 
-GUIDANCE = 1.5  # of sampled drafts: benchmarks/README.md, "Guidance"
 MAX_WAITING = 20  # requests; the next one is refused
+DEFAULTS = {  # of the page's settings, in the order in which the page sends them
+    "num_drafts": 2,
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "seed": 42,
+    "max_new_tokens": MAX_NEW_TOKENS,
+    "repetition_penalty": REPETITION_PENALTY,
+    "guidance": 1.5,  # of sampled drafts: benchmarks/README.md, "Guidance"
+}
 
 EXAMPLES = [  # of at most 60 characters: gradio cuts longer ones off
     "Summaries of long documents often miss the main result.",
@@ -95,6 +105,12 @@ class AppArguments:
             "it. Or the environment variable BASE_MODEL."
         },
     )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Of a model on the Hub: branch, tag or commit."}
+    )
+    base_model_revision: str | None = field(
+        default=None, metadata={"help": "Of a base on the Hub; without, the commit that an adapter's training saw."}
+    )
     host: str | None = field(
         default=None, metadata={"help": "Address to listen on: 0.0.0.0 for everybody; without, this machine alone."}
     )
@@ -117,23 +133,39 @@ class AppArguments:
 def main(args: AppArguments) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
     set_up_torch()
-    from approach.generation.streaming import load_drafting_model
     from approach.page.provenance import TrainingPairs
+    from approach.page.server import serve
 
-    base, base_name = None, args.base_model_name_or_path
-    tuned = load_drafting_model(args.model_name_or_path, "--model_name_or_path", base=base_name, alone=not base_name)
-    if base_name:
-        base = load_drafting_model(base_name, "--base_model_name_or_path", tuned=False, alone=False)
+    tuned, base = load_drafters(args)
     page = build_page(tuned, base, TrainingPairs(args.dataset_name))
     url = serve(page, args.host, args.port, args.allowed_hosts or [])
     print(f"The page is at {url} until you press Ctrl-C.", flush=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        print("\nStopped.")
+    threading.Event().wait()
 
 
-def build_page(tuned: "DraftingModel", base: "DraftingModel | None", pairs: "TrainingPairs") -> "gr.Blocks":
+def load_drafters(args: AppArguments) -> "tuple[Drafter, Drafter | None]":
+    """The tuned model, and its base where one is named; raises UserError where one cannot be loaded."""
+    from approach.generation.engine import Drafter
+    from approach.models import default_device
+
+    silence_loading()
+    base, base_name = None, args.base_model_name_or_path
+    options = {"device": default_device(), "is_alone": not base_name}
+    tuned = Drafter(
+        args.model_name_or_path,
+        revision=args.model_revision,
+        base=base_name,
+        base_revision=args.base_model_revision,
+        **options,
+    )
+    tuned.check_trained()
+    if base_name:
+        argument, revision = "--base_model_name_or_path", args.base_model_revision
+        base = Drafter(base_name, argument=argument, revision=revision, is_base=True, **options)
+    return tuned, base
+
+
+def build_page(tuned: "Drafter", base: "Drafter | None", pairs: "TrainingPairs") -> "gr.Blocks":
     """The page: problem, buttons and settings above, the drafts below, and what each button does."""
     import gradio as gr
 
@@ -180,18 +212,29 @@ def add_settings(has_base: bool) -> list["gr.components.Component"]:
 
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         with gr.Row():
-            num_drafts = gr.Slider(1, 4, value=2, step=1, label="Drafts")
-            temperature = gr.Slider(0, 1.5, value=0.7, step=0.05, label="Temperature", info="0: the likeliest words")
-            top_p = gr.Slider(0.05, 1, value=0.9, step=0.05, label="Top-p", info="1: any word may be drawn")
+            num_drafts = gr.Slider(1, 4, value=DEFAULTS["num_drafts"], step=1, label="Drafts")
+            temperature = gr.Slider(
+                0, 1.5, value=DEFAULTS["temperature"], step=0.05, label="Temperature", info="0: the likeliest words"
+            )
+            top_p = gr.Slider(
+                0.05, 1, value=DEFAULTS["top_p"], step=0.05, label="Top-p", info="1: any word may be drawn"
+            )
         with gr.Row():
             max_new_tokens = gr.Slider(
-                16, MAX_NEW_TOKENS, value=MAX_NEW_TOKENS, step=16, label="Longest draft, in tokens"
+                16, MAX_NEW_TOKENS, value=DEFAULTS["max_new_tokens"], step=16, label="Longest draft, in tokens"
             )
             penalty = gr.Slider(
-                1, 1.5, value=REPETITION_PENALTY, step=0.05, label="Repetition penalty", info="1: none; loops likely"
+                1,
+                1.5,
+                value=DEFAULTS["repetition_penalty"],
+                step=0.05,
+                label="Repetition penalty",
+                info="1: none; loops likely",
             )
-            guidance = gr.Slider(1, 3, value=GUIDANCE, step=0.25, label="Guidance", info="1: none")
-            seed = gr.Number(42, label="Seed", info="Draft 2 takes the next", precision=0, minimum=0, maximum=2**31)
+            guidance = gr.Slider(1, 3, value=DEFAULTS["guidance"], step=0.25, label="Guidance", info="1: none")
+            seed = gr.Number(
+                DEFAULTS["seed"], label="Seed", info="Draft 2 takes the next", precision=0, minimum=0, maximum=2**31
+            )
             other_seed = gr.Button("Another seed", scale=0, min_width=180)
         with_base = gr.Checkbox(False, label="The base model's draft beside them", visible=has_base)
     other_seed.click(None, outputs=seed, js="() => Math.floor(Math.random() * 2 ** 31)")
@@ -199,22 +242,30 @@ def add_settings(has_base: bool) -> list["gr.components.Component"]:
 
 
 def make_handlers(
-    tuned: "DraftingModel", base: "DraftingModel | None", pairs: "TrainingPairs"
+    tuned: "Drafter", base: "Drafter | None", pairs: "TrainingPairs"
 ) -> tuple[Callable[..., Iterator[str]], Callable[..., None]]:
     """What the buttons "Draft" and "Stop" do."""
     import gradio as gr
 
-    from approach.generation.streaming import Sampling
+    from approach.generation.sampling import build_decoding
     from approach.page.html import answer
 
     readers: dict[str, threading.Event] = {}  # those for whom drafts are being written, and how to stop
 
     def on_draft(problem, number, temperature, top_p, seed, length, penalty, guidance, with_base, request: gr.Request):
-        sampling = Sampling(int(number), temperature, top_p, int(seed), int(length), penalty, guidance)
+        given = (number, temperature, top_p, seed, length, penalty, guidance)
+        settings = {  # a field that the reader has emptied is None
+            name: default if value is None else value
+            for (name, default), value in zip(DEFAULTS.items(), given, strict=True)
+        }
+        decoding = build_decoding(
+            settings["temperature"], settings["top_p"], settings["repetition_penalty"], settings["guidance"]
+        )
+        seeds = range(int(settings["seed"]), int(settings["seed"] + settings["num_drafts"]))
         drafters = [tuned, base] if base and with_base else [tuned]
         stopped = readers[request.session_hash] = threading.Event()
         try:
-            yield from answer(drafters, pairs, problem, sampling, stopped)
+            yield from answer(drafters, pairs, problem, decoding, seeds, int(settings["max_new_tokens"]), stopped)
         finally:
             readers.pop(request.session_hash, None)
 
@@ -224,50 +275,6 @@ def make_handlers(
             readers[request.session_hash].set()
 
     return on_draft, on_stop
-
-
-def make_theme() -> "gr.themes.Base":
-    """Gradio's own, with fonts that the reader's machine has (nothing is fetched) and enough contrast to read."""
-    import gradio as gr
-
-    theme = gr.themes.Default(
-        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    )
-    return theme.set(
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_700",
-        body_text_color_subdued="*neutral_600",
-        block_info_text_color="*neutral_600",
-        input_placeholder_color="*neutral_500",
-    )
-
-
-def serve(page: "gr.Blocks", host: str | None, port: int | None, allowed_hosts: list[str]) -> str:
-    """Starts the page and returns its address; raises UserError where the address cannot be had."""
-    from starlette.middleware import Middleware
-
-    from approach.page.hosts import HostCheckMiddleware, list_hosts
-    from approach.templates import read_template
-
-    doorkeeper = Middleware(HostCheckMiddleware, hosts=list_hosts(host, allowed_hosts))
-    try:
-        _, url, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            ssr_mode=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            footer_links=[],
-            max_file_size=1,  # the page takes none; the doorkeeper turns them away before
-            app_kwargs={"middleware": [doorkeeper]},
-            css=read_template("page.css"),
-            theme=make_theme(),
-        )
-    except OSError as error:
-        raise UserError(f"--host {host} --port {port}: {first_line(error)}") from error
-    return url
 
 
 def parse_arguments(argv: list[str] | None = None) -> AppArguments:

@@ -1,6 +1,7 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
+#     "accelerate==1.15.0",
 #     "huggingface_hub==2.4.0",
 #     "nupunkt==0.8.0",
 #     "peft==0.21.2",
@@ -27,12 +28,16 @@ if __name__ == "__main__":
 
 import sys
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from approach.arguments import check_ranges, parse
 from approach.errors import UserError, run_script
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY, differences_from_training
-from approach.runtime import set_up_torch
+from approach.runtime import set_up_torch, silence_loading
 from approach.storage import Output, contains_text
+
+if TYPE_CHECKING:
+    from approach.generation.engine import Drafter
 
 
 @dataclass
@@ -48,6 +53,12 @@ class DraftArguments:
             "help": "An adapter's base, where it is not at the place that the adapter names. "
             "A merged model has no use for it."
         },
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Of a model on the Hub: branch, tag or commit."}
+    )
+    base_model_revision: str | None = field(
+        default=None, metadata={"help": "Of an adapter's base on the Hub; without, the commit that training saw."}
     )
     problem: str | None = field(default=None, metadata={"help": "One sentence that states a research problem."})
     problems: str | None = field(default=None, metadata={"help": "A file of problems, one a line; - for stdin."})
@@ -97,36 +108,46 @@ def main(args: DraftArguments) -> None:
     if args.output:
         args.file.check()
     set_up_torch()
-    from approach.generation.streaming import Sampling, load_drafting_model
+    from approach.generation.sampling import build_decoding
     from approach.generation.terminal import draft_for_all, print_drafts, read_problems, write_drafts
 
-    sampling = Sampling(
-        num_drafts=args.num_drafts,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        seed=args.seed,
-        max_new_tokens=args.max_new_tokens,
-        repetition_penalty=args.repetition_penalty,
-        guidance=args.guidance,
-    )
-    model = (args.model_name_or_path, "--model_name_or_path")
+    decoding = build_decoding(args.temperature, args.top_p, args.repetition_penalty, args.guidance)
+    seeds = range(args.seed, args.seed + args.num_drafts)
     if args.problem is not None:
         if not args.problem.strip():
             raise UserError("the problem is empty: give one sentence")
         for difference in differences_from_training(args.problem):
             print(f"warning: {difference}", file=sys.stderr)
-        print_drafts(load_drafting_model(*model, base=args.base_model_name_or_path), args.problem, sampling)
+        print_drafts(load_drafter(args), args.problem, decoding, seeds)
         return
 
     problems = read_problems(args.problems)
-    drafter = load_drafting_model(*model, base=args.base_model_name_or_path)
+    drafter = load_drafter(args)
     if not args.output:
-        draft_for_all(drafter, problems, sampling, sys.stdout)
+        draft_for_all(drafter, problems, decoding, seeds, sys.stdout)
         return
-    num_drafts = write_drafts(drafter, problems, sampling, args.file)
+    num_drafts = write_drafts(drafter, problems, decoding, seeds, args.file)
     if not num_drafts:
         raise UserError(f"--problems {args.problems}: no problem that the model can read; nothing written")
     print(f"Wrote {args.output}: {num_drafts} drafts")
+
+
+def load_drafter(args: DraftArguments) -> "Drafter":
+    """The model, ready to draft; raises UserError where it cannot be loaded or was not trained to draft."""
+    from approach.generation.engine import Drafter
+    from approach.models import default_device
+
+    silence_loading()
+    drafter = Drafter(
+        args.model_name_or_path,
+        args.max_new_tokens,
+        device=default_device(),
+        revision=args.model_revision,
+        base=args.base_model_name_or_path,
+        base_revision=args.base_model_revision,
+    )
+    drafter.check_trained()
+    return drafter
 
 
 def parse_arguments(argv: list[str] | None = None) -> DraftArguments:

@@ -2,6 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #     "datasets==5.2.0",
+#     "gguf==0.19.0",
 #     "huggingface_hub==2.4.0",
 #     "jinja2==3.1.6",
 #     "nupunkt==0.8.0",
@@ -13,12 +14,12 @@
 # ]
 # ///
 """
-Merge an adapter into its base in FP32, prove that nothing changed, and publish the model whole or not at all.
+Merge an adapter into its base in FP32, check that the outputs stay the same, and publish the model if asked.
 
-Reads the adapter folder (or Hub id) that `train_sft.py` wrote and its base; writes weights, tokenizer, generation
-defaults, a model card and `merge.json`, which says how far the merged model is from adapter on base. `--gguf` adds the
-model in the format of llama.cpp and Ollama; `--convert_only` does so later. `--push_only` publishes such a folder
-later, with the scores that `evaluate_model.py` wrote in its card.
+Reads an adapter (folder or Hub id) that `train_sft.py` wrote, and its base. Writes weights, tokenizer, generation
+defaults, a model card and `merge.json`, which records how far the merged model is from the adapter on its base.
+`--gguf` adds files for llama.cpp and Ollama, `--convert_only` does so later. `--push_only` publishes a folder later,
+with the scores of `evaluate_model.py` in its card.
 
     python merge_and_push.py --adapter_path outputs/adapter --output_dir outputs/model
     python merge_and_push.py --convert_only outputs/model --gguf f16 q4_k_m
@@ -28,14 +29,11 @@ later, with the scores that `evaluate_model.py` wrote in its card.
 if __name__ == "__main__":
     from approach.errors import install_sigint_handler
 
-    install_sigint_handler(
-        "Stopped: nothing is half written. The same command finishes it."
-    )  # to Ctrl-C, before all else
+    install_sigint_handler("Stopped: nothing is half written. The same command finishes it.")
 
 import shlex
 import tempfile
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,12 +41,12 @@ from approach.arguments import PublishArguments, check_ranges, parse
 from approach.errors import UserError, run_script
 from approach.merging.arguments import ConversionArguments
 from approach.runtime import set_up_torch
-from approach.storage import Output, contains_files, is_hub_id, public_name
+from approach.storage import Output, contains_files, is_hub_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from approach.merging.parity import Reading
+    from approach.merging.parity import ModelOutputs
     from approach.models import Adapter
 
 
@@ -60,7 +58,7 @@ class MergeArguments(PublishArguments, ConversionArguments):
         default=None, metadata={"help": "Adapter folder that train_sft.py wrote, or its Hub id."}
     )
     output_dir: str | None = field(
-        default=None, metadata={"help": "Folder to write the model to. It appears whole or not at all."}
+        default=None, metadata={"help": "Folder to write the model to. It appears complete or not at all."}
     )
     base_model_name_or_path: str | None = field(
         default=None,
@@ -84,13 +82,13 @@ class MergeArguments(PublishArguments, ConversionArguments):
         metadata={"help": "The training dataset, folder or Hub id: for its licence, and for the loss around a cast."},
     )
     max_cast_loss: float = field(
-        # 25 times what bfloat16 costs the 9 M base, and a fifth of the smallest gain that a run of ours has had.
+        # 25 times what bfloat16 costs the 9 M base, and a fifth of the smallest gain that our runs have had.
         default=0.01,
         metadata={"help": "Largest change of the validation loss, in nats a token, that --dtype may cause."},
     )
-    dry_run: bool = field(default=False, metadata={"help": "Merge and prove, or list what would be published."})
+    dry_run: bool = field(default=False, metadata={"help": "Merge and check, or list what would be published."})
     overwrite: bool = field(
-        default=False, metadata={"help": "Replace an output folder that is not empty, or GGUF files that are there."}
+        default=False, metadata={"help": "Replace an output folder that is not empty, or GGUF files that exist."}
     )
     push_to_hub: bool = field(default=False, metadata={"help": "Publish the model once it is written and checked."})
     push_only: str | None = field(
@@ -127,14 +125,8 @@ class MergeArguments(PublishArguments, ConversionArguments):
             "--dataset_name": self.dataset_name,
             "--scores": self.scores,
         }
-        return Output(
-            self.output_dir,
-            "model",
-            self.overwrite,
-            contains_files("merge.json", "config.json"),
-            inputs,
-            save_beside=True,
-        )
+        is_ours = contains_files("merge.json", "config.json")
+        return Output(self.output_dir, "model", self.overwrite, is_ours, inputs, save_beside=True)
 
     def check_publishing(self):
         """Raises ValueError where it is not clear what to publish, or where to."""
@@ -153,38 +145,37 @@ class MergeArguments(PublishArguments, ConversionArguments):
 def main(args: MergeArguments) -> None:
     set_up_torch()
     from approach.cards import write_model_card
-    from approach.merging.publication import list_published, require_model
+    from approach.merging.model_folder import check_model, list_published
 
     model_dir = Path(args.push_only or args.convert_only or args.output_dir)
     if args.is_merge:
         args.output.check()
         merge(args)
-        if args.dry_run:
-            return
-    if args.gguf:
-        convert(model_dir, args)
-    if not (args.push_to_hub or args.push_only):
-        return
-    require_model("--push_only", model_dir)
-    if args.dry_run:
+    else:
+        check_model("--push_only" if args.push_only else "--convert_only", model_dir)
+    if args.gguf and not args.dry_run:
+        from approach.merging.gguf import add_gguf
+
+        add_gguf(model_dir, args.gguf)
+        write_model_card(model_dir, args.hub_model_id or model_dir.name, args.scores)
+    if args.push_only and args.dry_run:
         for path in list_published(model_dir):
             print(f"{path.stat().st_size:>14,} {path.name}")
         print(f"Dry run: nothing published to {args.hub_model_id}")
-        return
-    write_model_card(model_dir, args.hub_model_id, args.scores)
-    publish(model_dir, args.hub_model_id, args)
-    if args.hub_adapter_id:
-        publish_adapter(args)
+    elif (args.push_to_hub or args.push_only) and not args.dry_run:
+        write_model_card(model_dir, args.hub_model_id, args.scores)
+        publish(model_dir, args.hub_model_id, args)
+        if args.hub_adapter_id:
+            publish_adapter(args)
 
 
 def merge(args: MergeArguments) -> None:
-    """Merges, proves, and writes the folder; with `--dry_run` it only proves."""
+    """Merges, checks, and writes the folder; with `--dry_run` it writes nothing."""
     from approach.artifacts import RECORDS
     from approach.cards import write_model_card
     from approach.hub import list_files
     from approach.merging.merge import compare_with_saved, save_model
-    from approach.merging.publication import check_no_links
-    from approach.merging.record import find_dataset_revision, read_build_report, write_records
+    from approach.merging.model_folder import check_no_links, find_dataset_revision, read_build_report, write_records
     from approach.models import find_adapter
 
     base = args.base_model_name_or_path, args.base_model_revision
@@ -193,99 +184,74 @@ def merge(args: MergeArguments) -> None:
     output_dir = Path(args.output_dir)
     dataset_revision = find_dataset_revision(adapter.run, args.dataset_name)
     build_report = read_build_report(args.dataset_name, dataset_revision)
-    model, tokenizer, reading, record = merge_and_measure(args, adapter, dataset_revision)
+    model, tokenizer, outputs, record = merge_and_measure(args, adapter, dataset_revision)
     if args.dry_run:
         print(f"Dry run: {output_dir} not written")
         return
-    with args.output.staging() as partial:
-        record["files"] = save_model(model, tokenizer, partial)
-        del model  # two of them would not fit where one does
-        record["difference_reloaded"] = compare_with_saved(reading, partial, args.dtype)
-        write_records(partial, adapter.folder, record, build_report)
-        write_model_card(partial, args.hub_model_id or output_dir.name, args.scores)
+    with args.output.staging() as staging_dir:
+        record["files"] = save_model(model, tokenizer, staging_dir)
+        del model  # there may be memory for one model only
+        record["difference_reloaded"] = compare_with_saved(outputs, staging_dir, args.dtype)
+        write_records(staging_dir, adapter.folder, record, build_report)
+        write_model_card(staging_dir, args.hub_model_id or output_dir.name, args.scores)
     print(f"Wrote {output_dir}. Next: python evaluate_model.py --model_name_or_path {output_dir} …")
 
 
 def merge_and_measure(
     args: MergeArguments, adapter: "Adapter", dataset_revision: str | None
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, Reading, dict]":
-    """The merged model in its final precision, its tokenizer, what it says to the prompts, and its record."""
-    from approach.merging.cast import cast, load_validation_rows
-    from approach.merging.merge import merge_adapter
-    from approach.merging.parity import read_model
-    from approach.merging.record import describe_base
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelOutputs, dict]":
+    """The merged model in its final precision, its tokenizer, its outputs on the reference prompts, its record."""
+    from approach.merging.merge import cast_and_measure, load_validation_rows, merge_adapter
+    from approach.merging.model_folder import build_merge_record
+    from approach.merging.parity import run_reference_prompts
     from approach.models import load_adapter
 
     rows = load_validation_rows(args.dataset_name, dataset_revision) if args.dtype != "float32" else []
     model, tokenizer = load_adapter(adapter)
-    model, reading, differences = merge_adapter(model, tokenizer, args.adapter_path)
+    model, outputs, differences = merge_adapter(model, tokenizer, args.adapter_path)
     print(
         "Largest logit difference: merged to adapter {difference_to_adapter:.1e}, adapter to base "
         "{difference_to_base:.1f}; greedy drafts the same".format(**differences)
     )
-    record = {
-        **describe_base(adapter),
-        "adapter": public_name(args.adapter_path),
-        "dtype": args.dtype,
-        "vocabulary": len(tokenizer),
-        "parameters": model.num_parameters(),
-        **differences,
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
-    }
+    record = build_merge_record(adapter, model, tokenizer, args.dtype, differences)
     if args.dtype != "float32":
-        record["cast"] = cast(model, tokenizer, args.dtype, rows, args.max_cast_loss)
-        reading = read_model(model, tokenizer)
+        record["cast"] = cast_and_measure(model, tokenizer, args.dtype, rows, args.max_cast_loss)
+        outputs = run_reference_prompts(model, tokenizer)
         print(
             "{dtype}: {argmax_changes} of {positions} most likely tokens changed, loss on {rows} validation rows "
             "{loss_before:.4f} → {loss_after:.4f}".format(dtype=args.dtype, **record["cast"])
         )
-    return model, tokenizer, reading, record
-
-
-def convert(model_dir: Path, args: MergeArguments) -> None:
-    """Adds GGUF files to a model, and to its card how to use them."""
-    from approach.cards import write_model_card
-    from approach.merging.gguf import add_gguf
-    from approach.merging.publication import require_model
-
-    if args.convert_only:
-        require_model("--convert_only", model_dir)
-    add_gguf(model_dir, args.gguf)
-    write_model_card(model_dir, args.hub_model_id or model_dir.name, args.scores)
+    return model, tokenizer, outputs, record
 
 
 def publish_adapter(args: MergeArguments) -> None:
-    """Publishes the adapter by itself, without what names a place on this machine."""
-    from approach.merging.publication import stage_adapter
+    """Publishes a copy of the adapter that names no place on this machine."""
+    from approach.merging.model_folder import stage_adapter
     from approach.models import find_adapter_folder
 
+    adapter = find_adapter_folder(args.adapter_path, "--adapter_path", args.model_revision)
     with tempfile.TemporaryDirectory() as folder:
-        stage_adapter(
-            find_adapter_folder(args.adapter_path, "--adapter_path", args.model_revision),
-            args.hub_adapter_id,
-            Path(folder),
-        )
+        stage_adapter(adapter, args.hub_adapter_id, Path(folder))
         publish(Path(folder), args.hub_adapter_id, args)
 
 
 def publish(folder: Path, repo_id: str, args: MergeArguments) -> None:
-    """Publishes a folder; where that fails, raises UserError that says why and how to finish later."""
+    """Publishes a folder; raises UserError that says why it cannot be, and how to finish later."""
     from approach import hub
-    from approach.merging.publication import PUBLISHED, list_published
+    from approach.merging.model_folder import PUBLISHED, list_published
 
     repository, files = hub.Repository(repo_id, **args.hub_options()), list_published(folder)
     try:
         published = hub.publish(folder, files, repository, "Publish the model", replaces=PUBLISHED, tag=True)
     except hub.PublishError as error:
         model = args.push_only or args.output_dir
-        later = command_to_publish(model, args, repository.list_flags())
-        raise UserError(
-            f"Not published to {repo_id}: {error}. {model} is whole. To publish it later: {later}"
-        ) from error
+        later = format_publish_command(model, args, repository.list_flags())
+        failed = f"Not published to {repo_id}: {error}"
+        raise UserError(f"{failed}. {model} is complete. To publish it later: {later}") from error
     print(f"Published {published.url}")
 
 
-def command_to_publish(model: str, args: MergeArguments, flags: list[str]) -> str:
+def format_publish_command(model: str, args: MergeArguments, flags: list[str]) -> str:
     """The command that publishes a merged model, and the adapter with it if that was asked for."""
     options = {"--push_only": model, "--scores": args.scores, "--hub_model_id": args.hub_model_id}
     if args.hub_adapter_id:

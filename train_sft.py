@@ -4,6 +4,7 @@
 #     "accelerate==1.15.0",
 #     "bitsandbytes==0.50.2",
 #     "datasets==5.2.0",
+#     "gguf==0.19.0",
 #     "huggingface_hub==2.4.0",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
@@ -38,7 +39,7 @@ template, `run.json`, the loss curve, and `samples.jsonl`, drafts for the same v
 if __name__ == "__main__":
     from approach.errors import install_sigint_handler
 
-    install_sigint_handler()  # to Ctrl-C, before all else
+    install_sigint_handler()  # before the slow imports
 
 import sys
 from dataclasses import dataclass, field
@@ -48,17 +49,19 @@ from typing import TYPE_CHECKING
 from approach.arguments import PublishArguments, check_ranges, parse
 from approach.errors import run_script
 from approach.prompt import END_TAG
-from approach.runtime import set_up_torch
-from approach.storage import public_name
-from approach.training.arguments import NO_BASE, NO_BFLOAT16, check_training, describe_mistake
-from approach.training.help import print_help
-from approach.training.notices import hide_notices
+from approach.runtime import hide_library_notices, set_up_torch
+from approach.training.arguments import (
+    NO_BASE,
+    NO_BFLOAT16,
+    DataArguments,
+    check_arguments,
+    format_parse_error,
+    print_help,
+)
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
     from trl import ModelConfig, ScriptArguments, SFTConfig
 
-    from approach.training.pairs import Pairs
     from approach.training.publishing import Publisher
     from approach.training.trainer import ApproachTrainer
 
@@ -67,7 +70,7 @@ USAGE = "accelerate launch %(prog)s --config RECIPE --ARGUMENT VALUE … (the mo
 
 @dataclass
 class PushOnlyArguments(PublishArguments):
-    """What publishing alone takes."""
+    """The arguments of publishing an earlier run."""
 
     push_only: str = field(default="", metadata={"help": "The folder to publish."})
     hub_model_id: str | None = field(default=None, metadata={"help": "The repository to publish to."})
@@ -79,26 +82,11 @@ class PushOnlyArguments(PublishArguments):
 
 
 @dataclass
-class RunArguments(PublishArguments):
-    """What TRL's own arguments do not say."""
+class RunArguments(PublishArguments, DataArguments):
+    """The arguments of a run beside TRL's own."""
 
     push_only: str | None = field(
         default=None, metadata={"help": "Publish this folder, trained earlier, as --hub_model_id; train nothing."}
-    )
-    dataset_revision: str | None = field(
-        default=None, metadata={"help": "The dataset's commit or tag on the Hub: what prepare_dataset.py printed."}
-    )
-    train_fraction: float = field(default=1.0, metadata={"help": "Share of the training split to use, in (0, 1]."})
-    num_eval_rows: int = field(default=100, metadata={"help": "Validation rows for the evaluation loss, at most."})
-    long_examples: str = field(
-        default="shorten",
-        metadata={
-            "help": "Rows longer than --max_length: 'shorten' at the last whole sentence that fits, or 'drop'.",
-            "choices": ["shorten", "drop"],
-        },
-    )
-    num_samples: int = field(
-        default=4, metadata={"help": "Validation problems to draft for at each evaluation, greedily; 0 for none."}
     )
     early_stopping_patience: int | None = field(
         default=None,
@@ -119,39 +107,36 @@ class RunArguments(PublishArguments):
         )
 
 
-def main(
+def main(*arguments) -> None:
+    """Trains, or publishes an earlier run with `--push_only`; takes what `parse_arguments` returns."""
+    if isinstance(arguments[0], PushOnlyArguments):
+        push_only(*arguments)
+    else:
+        train(*arguments)
+
+
+def train(
     script_args: "ScriptArguments", training_args: "SFTConfig", model_args: "ModelConfig", run_args: RunArguments
 ) -> None:
-    from trl import get_peft_config
+    from approach.embeddings import add_tag_tokens
+    from approach.training import callbacks, checkpoints, memory, publishing, record
+    from approach.training.data import load_pairs
+    from approach.training.trainer import ApproachTrainer, build_lora_config, load_base
 
-    from approach.embeddings import add_tag_tokens, train_tag_rows
-    from approach.training.base import load_base
-    from approach.training.callbacks import watch
-    from approach.training.checkpoints import describe_identity, find_checkpoint
-    from approach.training.machine import check_machine
-    from approach.training.memory import print_preflight
-    from approach.training.publishing import split_hub_arguments
-    from approach.training.run_folder import EarlierRun, require_run_folder
-    from approach.training.run_record import describe_base, describe_run, describe_setup, save_result
-    from approach.training.tracking import start_wandb
-    from approach.training.trainer import ApproachTrainer
-
-    check_machine(training_args)
+    memory.check_machine(training_args)
+    publisher, training_args = publishing.split_hub_arguments(training_args, **run_args.hub_options())
     output_dir, resume = Path(training_args.output_dir), training_args.resume_from_checkpoint
-    publisher, training_args = split_hub_arguments(training_args, **run_args.hub_options())
     if not run_args.preflight:
         inputs = {"--model_name_or_path": model_args.model_name_or_path, "--dataset_name": script_args.dataset_name}
-        require_run_folder(output_dir, inputs, run_args.overwrite, resume=resume is not None)
+        checkpoints.check_run_folder(output_dir, inputs, run_args.overwrite, resume=resume is not None)
         if publisher and training_args.process_index == 0:
             publisher.check_access()
+
     model, tokenizer = load_base(model_args, weights=not run_args.preflight)
-    tag_ids, lora = add_tag_tokens(model, tokenizer), get_peft_config(model_args)
-    if lora:
-        lora.revision = model_args.model_revision
-        train_tag_rows(lora, model, tag_ids)
+    lora = build_lora_config(model, model_args, add_tag_tokens(model, tokenizer))
     pairs = load_pairs(script_args, training_args, run_args, tokenizer)
     if run_args.preflight:
-        return print_preflight(model, tokenizer, pairs.train, lora, training_args, model_args)
+        return memory.print_preflight(model, tokenizer, pairs.train, lora, training_args, model_args)
     trainer = ApproachTrainer(
         model=model,
         args=training_args,
@@ -160,62 +145,27 @@ def main(
         eval_dataset=pairs.validation,
         peft_config=lora,
     )
+
     patience = run_args.early_stopping_patience
-    identity = describe_identity(training_args, model_args, pairs.record["sha256"], patience)
-    checkpoint, progress = find_checkpoint(output_dir, resume, identity)
-    if checkpoint is None:  # before the guard is added, at which the processes wait for one another
-        trainer.add_callback(EarlierRun(output_dir, with_checkpoints=resume is None))
-    base = describe_base(model_args.model_name_or_path, model_args.model_revision)
-    setup = describe_setup((script_args, training_args, model_args, run_args), base, pairs.record)
+    resume_key = checkpoints.build_resume_key(training_args, model_args, pairs.record["sha256"], patience)
+    checkpoint, progress = checkpoints.find_checkpoint(output_dir, resume, resume_key)
+    if checkpoint is None:  # added before the callback at which the processes wait for one another
+        trainer.add_callback(callbacks.ReplaceRunCallback(output_dir, with_checkpoints=resume is None))
+    base, arguments = record.build_base_record(model_args), (script_args, training_args, model_args, run_args)
+    setup = record.build_setup_record(arguments, base, pairs.record)
     if "wandb" in training_args.report_to and trainer.is_world_process_zero():
-        progress.wandb_run_id = start_wandb(training_args.run_name, setup, progress.wandb_run_id)
-    log, guard = watch(trainer, pairs, identity, progress, publisher, patience)
-    with guard.holding_signals():
+        progress.wandb_run_id = record.start_wandb(training_args.run_name, setup, progress.wandb_run_id)
+    signals = callbacks.add_callbacks(trainer, pairs, resume_key, progress, publisher, patience)
+    with signals.delaying_signals():
         trainer.train(resume_from_checkpoint=checkpoint)
-        guard.exit_if_stopped(trainer.state.global_step)
-        save_result(trainer, describe_run(setup, trainer, progress, log.activation_dtype), output_dir)
-    guard.exit_if_asked(f"the result is whole in {output_dir}")
+        signals.raise_if_stopped(trainer.state.global_step)
+        record.save_result(trainer, record.build_run_record(setup, trainer, progress), output_dir)
+    signals.raise_if_signalled(output_dir)
     finish(trainer, output_dir, publisher, "adapter" if model_args.use_peft else "model")
 
 
-def load_pairs(
-    script_args: "ScriptArguments",
-    training_args: "SFTConfig",
-    run_args: RunArguments,
-    tokenizer: "PreTrainedTokenizerBase",
-) -> "Pairs":
-    """The rows that the arguments ask for, tokenized, and their record; prints how many there are."""
-    from approach.dataset import load_split
-    from approach.training.pairs import COLUMNS, Pairs, count_rows, describe_rows, print_arithmetic, require_rows
-    from approach.training.tokenization import build_rows
-
-    source = {"name": script_args.dataset_name, "columns": COLUMNS, "revision": run_args.dataset_revision}
-    batch_rows = training_args.per_device_train_batch_size * training_args.world_size
-    step_rows, max_steps = batch_rows * training_args.gradient_accumulation_steps, training_args.max_steps
-    options = {"tokenizer": tokenizer, "max_length": training_args.max_length, "long_examples": run_args.long_examples}
-    split = load_split(**source, config=script_args.dataset_config, split=script_args.dataset_train_split)
-    num_rows = count_rows(len(split), run_args.train_fraction, max_steps, step_rows)
-    validation, problems = None, []
-    with training_args.main_process_first(desc="tokenizing"):
-        rows = build_rows(split.shuffle(seed=training_args.seed), num_rows, **options)
-        if training_args.eval_strategy != "no":
-            held_out = load_split(**source, config=script_args.dataset_config, split=script_args.dataset_test_split)
-            validation = build_rows(held_out, run_args.num_eval_rows, **options).dataset
-            problems = held_out.select(range(min(run_args.num_samples, len(held_out)))).to_list()
-    require_rows(rows, num_rows, training_args.max_length)
-    if training_args.process_index == 0:
-        epochs = max_steps * step_rows / len(split) if max_steps > 0 else training_args.num_train_epochs
-        print_arithmetic(rows, len(split), batch_rows, step_rows, epochs, training_args.max_length)
-    record = {
-        "name": public_name(script_args.dataset_name),
-        "revision": run_args.dataset_revision,
-        **describe_rows(rows, len(split), training_args.seed),
-    }
-    return Pairs(rows.dataset, validation, problems, record, epoch_steps=len(split) / step_rows)
-
-
 def finish(trainer: "ApproachTrainer", output_dir: Path, publisher: "Publisher | None", kind: str) -> None:
-    """Says what was written and what comes next, and publishes it where that was asked for."""
+    """Prints what was written and the next command, and publishes the result where that was asked for."""
     next_command = f"merge_and_push.py --adapter_path {output_dir} --output_dir …"
     if kind == "model":
         next_command = f"evaluate_model.py --model_name_or_path {output_dir} …"
@@ -226,24 +176,24 @@ def finish(trainer: "ApproachTrainer", output_dir: Path, publisher: "Publisher |
 
 
 def push_only(args: PushOnlyArguments) -> None:
-    """Publishes what an earlier run wrote; raises UserError where that is not whole, or where publishing fails."""
+    """Publishes what an earlier run wrote."""
     from approach.hub import Repository
-    from approach.training.publishing import Publisher, require_result
+    from approach.training.publishing import Publisher, check_result
 
     folder = Path(args.push_only)
-    kind = require_result(folder)
+    kind = check_result(folder)
     repository = Repository(args.hub_model_id, **args.hub_options())
     Publisher(repository, "end", args.hub_token).publish_result(folder, f"The {kind}")
 
 
-def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SFTConfig, ModelConfig, RunArguments]":
+def parse_arguments(argv: list[str] | None = None) -> tuple:
+    """TRL's three groups of arguments and `RunArguments`; `PushOnlyArguments` alone where only publishing is asked."""
     words = {word.partition("=")[0].replace("-", "_") for word in (sys.argv[1:] if argv is None else argv)}
     if {"_h", "__help"} & words:
         print_help(RunArguments, USAGE)
         sys.exit()
     if "__push_only" in words:
-        push_only(parse(PushOnlyArguments, argv))
-        sys.exit()
+        return (parse(PushOnlyArguments, argv),)
     from trl import ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
     parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, RunArguments), usage=USAGE)
@@ -252,10 +202,10 @@ def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SF
         script_args, training_args, model_args, run_args = parser.parse_args_and_config(argv)
         if run_args.push_only:
             raise ValueError(f"--push_only {run_args.push_only} belongs on the command line, not into a recipe")
-        check_training(training_args, model_args, run_args.public, run_args.early_stopping_patience)
-    except Exception as error:  # a recipe may hold anything, and the libraries raise whatever comes of it
-        message = describe_mistake(error)
-        if "bf16/gpu" in message:  # transformers', which says neither what to add nor that there is no base either
+        check_arguments(script_args, training_args, model_args, run_args.public, run_args.early_stopping_patience)
+    except Exception as error:  # a recipe may hold anything, and the libraries raise errors of any kind
+        message = format_parse_error(error)
+        if "bf16/gpu" in message:  # transformers' message, which says neither what to add nor that no base is named
             named, _ = parser.parse_known_args(argv)  # the recipe's values are the parser's defaults by now
             message = NO_BFLOAT16 if named.model_name_or_path else NO_BASE
         parser.error(message)
@@ -267,5 +217,5 @@ def parse_arguments(argv: list[str] | None = None) -> "tuple[ScriptArguments, SF
 
 if __name__ == "__main__":
     set_up_torch()
-    hide_notices()
+    hide_library_notices()
     run_script(lambda: main(*parse_arguments()))

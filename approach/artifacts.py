@@ -1,4 +1,4 @@
-"""What our scripts leave for one another, by file name: weights, tokenizers, records; and how records are read."""
+"""The files that our scripts leave for one another: their names, and how their records are read and checked."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from approach.errors import UserError
 from approach.storage import hash_file, read_json
 
-# The files of a folder that our scripts write; nothing else of it is published.
+# What our scripts write besides weights, configurations and tokenizers. Nothing else of a folder is published.
 RECORDS = (
     "README.md",
     "run.json",
@@ -43,7 +43,7 @@ RUN_FIELDS = {
 
 
 def read_run(folder: Path) -> dict:
-    """A training's `run.json`, empty where there is none; raises UserError where it is not as training writes it."""
+    """Training's `run.json`, empty where there is none; raises UserError where a field has another type."""
     return read_json(folder / "run.json", RUN_FIELDS)
 
 

@@ -1,8 +1,10 @@
-"""The dataset's, the model's and the adapter's card, from the records that the scripts write."""
+"""Writes the cards of datasets, models and adapters from the records of the scripts."""
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from huggingface_hub import DatasetCardData, EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, TemplateError
@@ -14,9 +16,8 @@ from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY
 from approach.storage import read_json, write_atomically
 
 DATASET_COLUMNS = ("id", "problem", "approach", "prompt", "completion")
-ROLE_FEATURES = ({"name": "roles", "list": "string"}, {"name": "role_confidence", "dtype": "float64"})
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")  # the Hub's bounds of `size_categories`
-# Of all that run.json holds, what the model's card shows.
+# The fields of run.json that the model's card shows.
 RECIPE = (
     "steps",
     "per_device_train_batch_size",
@@ -42,25 +43,33 @@ RECIPE = (
 )
 
 
-def dataset_card(samples: list[dict], report: dict, files: dict[str, dict]) -> str:
+def dataset_card(
+    samples: list[dict],
+    report: dict,
+    files: dict[str, dict],
+    rule_columns: Mapping[str, str | list[str]] = MappingProxyType({}),
+    template: str = "dataset_card_first_sentence.md.jinja",
+    rule_help: str = "",
+) -> str:
     """
     The dataset's card: where it comes from, what was dropped, how long its rows are, and what it is not.
 
-    `samples` are the rows to show, by roles with their `sentences`, `roles` and `uses`; `report` is
-    `build_report.json`, and `files` holds the `path` and the `num_bytes` of each split.
+    `samples` are the rows to show, `report` is `build_report.json`, and `files` holds the `path` and the `num_bytes`
+    of each split. A pair rule adds `rule_columns` to the dataset, and has a `template` of its own or else its
+    `rule_help`.
     """
     source = ", ".join(f"{name} {value}" for name, value in report["source"].items() if name != "license" and value)
     lengths = {f"{name}, {key}": value for name, row in report["words"].items() for key, value in row.items()}
-    metadata = make_dataset_metadata(report, files).to_yaml()
-    values = {"metadata": metadata, "source": source, "lengths": lengths, "report": report, "samples": samples}
-    return render("dataset_card.md.jinja", values) + "\n"
+    values = {"source": source, "lengths": lengths, "report": report, "samples": samples, "rule_help": rule_help}
+    metadata = build_dataset_metadata(report, files, rule_columns).to_yaml()
+    return render(template, {"metadata": metadata, **values}) + "\n"
 
 
 def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> str:
     """
     The card of a model or an adapter, from the records in its folder and the content of `scores.json`.
 
-    What the records do not state, the card does not. Raises UserError where they are not as our scripts write them.
+    The card states only what the records contain. Raises UserError where they are not as our scripts write them.
     """
     run, merge, report, gguf = (
         read_json(folder / f"{stem}.json") for stem in ("run", "merge", "build_report", "gguf")
@@ -71,13 +80,13 @@ def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> 
         dataset = published.get("dataset") or recorded.get("name") or ""
         licence = merge.get("base_license")
         values = {
-            "metadata": make_model_metadata(name, base, dataset, licence, scores, adapter).to_yaml(),
+            "metadata": build_model_metadata(name, base, dataset, licence, scores, adapter).to_yaml(),
             "name": name,
             "adapter": adapter,
             "base": base,
             "dataset": dataset,
             "revision": recorded.get("revision") or published.get("revision"),
-            "recipe": make_recipe(run),
+            "recipe": summarize_run(run),
             "loss_curve": (folder / "loss_curve.png").is_file(),
             "run": run,
             "merge": merge,
@@ -85,7 +94,7 @@ def model_card(folder: Path, name: str, scores: dict, adapter: bool = False) -> 
             "gguf": gguf,
             "scores": scores,
             "scored": list_scores(scores),
-            "measured": list_measured(scores),
+            "measured": list_measured_metrics(scores),
             "metrics": METRICS,
             "max_new_tokens": MAX_NEW_TOKENS,
             "repetition_penalty": REPETITION_PENALTY,
@@ -103,8 +112,8 @@ def write_model_card(folder: Path, name: str, scores_dir: str | None) -> None:
     """
     Writes a model's card into its folder, with the scores of `scores_dir` or else those that lie there already.
 
-    `scores.json` is copied beside the card. A file that would not change is left alone, for the folder may be
-    read-only. Raises UserError where a file cannot be written.
+    Copies `scores.json` beside the card. Does not write a file that would not change: the folder may be read-only.
+    Raises UserError where a file cannot be written.
     """
     scores = read_json((Path(scores_dir) if scores_dir else folder) / "scores.json")
     card = model_card(folder, name, scores)
@@ -114,7 +123,7 @@ def write_model_card(folder: Path, name: str, scores_dir: str | None) -> None:
 
 
 def write_where_changed(path: Path, text: str) -> None:
-    """Writes a file whole; raises UserError where that fails."""
+    """Writes a file whose content would change; raises UserError where that fails."""
     if path.is_file() and path.read_bytes() == text.encode("utf-8"):
         return
     try:
@@ -124,16 +133,16 @@ def write_where_changed(path: Path, text: str) -> None:
 
 
 def render(template: str, values: dict) -> str:
-    """A template from the folder `templates`, filled in; no value reaches the card as HTML."""
+    """Fills in a template of the folder `templates`; no value reaches the card as HTML."""
     environment = Environment(loader=PackageLoader("approach"), autoescape=True, finalize=escape_html)
     return environment.get_template(template).render(values)
 
 
 def escape_html(value: object) -> str:
     """
-    The text of a value in which Markdown finds no HTML: jinja2 calls this for all that a template inserts.
+    A value as text that Markdown does not read as HTML; jinja2 calls this for everything that a template inserts.
 
-    Only a `<` that would begin a tag and an `&` that would begin an entity change; jinja2's own escaping would
+    It changes only a `<` that would begin a tag and an `&` that would begin an entity; jinja2's own escaping would
     change every quotation mark, too.
     """
     if hasattr(value, "__html__"):  # marked as safe in the template, or escaped in a macro
@@ -142,7 +151,9 @@ def escape_html(value: object) -> str:
     return do_mark_safe(re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text))
 
 
-def make_dataset_metadata(report: dict, files: dict[str, dict]) -> DatasetCardData:
+def build_dataset_metadata(
+    report: dict, files: dict[str, dict], rule_columns: Mapping[str, str | list[str]]
+) -> DatasetCardData:
     """What the Hub and `datasets` read of the dataset's card."""
     size = sum(report["splits"].values())
     digits = len(str(size))
@@ -161,7 +172,10 @@ def make_dataset_metadata(report: dict, files: dict[str, dict]) -> DatasetCardDa
         dataset_info={
             "features": [
                 *({"name": name, "dtype": "string"} for name in DATASET_COLUMNS),
-                *(ROLE_FEATURES if "roles" in report else ()),
+                *(
+                    {"name": name, "list": dtype[0]} if isinstance(dtype, list) else {"name": name, "dtype": dtype}
+                    for name, dtype in rule_columns.items()
+                ),
             ],
             "splits": [
                 {"name": name, "num_bytes": file["num_bytes"], "num_examples": report["splits"][name]}
@@ -171,25 +185,25 @@ def make_dataset_metadata(report: dict, files: dict[str, dict]) -> DatasetCardDa
     )
 
 
-def make_model_metadata(
+def build_model_metadata(
     name: str, base: str, dataset: str, licence: str | None, scores: dict, adapter: bool
 ) -> ModelCardData:
-    """What the Hub reads of a model's card."""
+    """The metadata of a model's card, which the Hub reads."""
     return ModelCardData(
         language="en",
         license=licence,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["research-approach-drafts", "trl", "sft"],
-        base_model=base if "/" in base else None,  # the Hub knows its own names alone
+        base_model=base if "/" in base else None,  # only a Hub id
         datasets=[dataset] if "/" in dataset else None,
         model_name=name.rpartition("/")[2],
-        eval_results=make_model_index(scores),
+        eval_results=build_model_index(scores),
     )
 
 
-def make_model_index(scores: dict) -> list[EvalResult] | None:
-    """The fine-tuned systems' scores as the Hub's metadata have them; None where there are none."""
+def build_model_index(scores: dict) -> list[EvalResult] | None:
+    """The fine-tuned systems' scores in the form of the Hub's metadata; None where there are none."""
     data = scores.get("dataset", {})
     return [
         EvalResult(
@@ -210,29 +224,29 @@ def make_model_index(scores: dict) -> list[EvalResult] | None:
 
 
 def list_scores(scores: dict) -> list[tuple[str, str, dict]]:
-    """Every system with every way it drafted and what was measured of it."""
+    """Every system and decoding, with what was measured of it."""
     systems = scores.get("systems", {}).items()
     return [(name, decoding, result) for name, system in systems for decoding, result in system["decodings"].items()]
 
 
-def list_measured(scores: dict) -> list[str]:
-    """The metrics that at least one system has a value of, in the card's order."""
+def list_measured_metrics(scores: dict) -> list[str]:
+    """The metrics of which at least one system has a value, in the card's order."""
     values = [item for _, _, result in list_scores(scores) for item in result["scores"].items()]
     measured = {metric for metric, value in values if value and value["value"] is not None}
     return [metric for metric, score in METRICS.items() if score.in_card and metric in measured]
 
 
-def make_recipe(run: dict) -> dict[str, str]:
-    """What the card shows of `run.json`."""
+def summarize_run(run: dict) -> dict[str, str]:
+    """The rows of `run.json` that the card shows, by their labels."""
     figures = {**run.get("arguments", {}), **run, **run.get("versions", {})}
-    recipe = {key.replace("_", " "): show(figures[key]) for key in RECIPE if figures.get(key) is not None}
+    recipe = {key.replace("_", " "): format_value(figures[key]) for key in RECIPE if figures.get(key) is not None}
     losses = [entry["eval_loss"] for entry in run.get("losses", []) if "eval_loss" in entry]
     if losses:
         recipe["validation loss, nats a token"] = f"{losses[0]:.3f} → {losses[-1]:.3f}"
     return recipe
 
 
-def show(value: object) -> str:
+def format_value(value: object) -> str:
     """A recorded value as the card shows it."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"

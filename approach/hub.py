@@ -1,19 +1,25 @@
-"""The only code that uploads: never to a public repository unasked, never a secret, whole, and read back."""
+"""
+The only code that uploads to the Hub.
+
+It publishes to no public repository unless asked and sends no secret. Everything goes in one commit, which is read
+back and compared.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HFValidationError, HTTPError
 
-from approach.errors import explain_hub_error
+from approach.errors import explain_error, explain_hub_error
 from approach.leaks import find_leaks
 
-# By these a repository is known as one that our scripts have published to, whatever folder of it they lie in.
+# Our scripts have published to a repository that holds one of these files, in whatever folder.
 MARKS = {"dataset": {"build_report.json"}, "model": {"run.json", "merge.json", "progress.json"}}
 
 
@@ -21,17 +27,17 @@ class PublishError(Exception):
     """Why something was not published, in one line of plain words."""
 
 
-class HubFailed(PublishError):
-    """The Hub, or the way there, failed: nothing is wrong with what was to be published."""
+class HubUnavailable(PublishError):
+    """The Hub or the connection failed; what was to be published may be right."""
 
 
 @dataclass(frozen=True)
 class Repository:
     """
-    Where to publish, and what the user said of it.
+    Where to publish, and what the user allows there.
 
-    An existing public repository is only published to where `public` says so, one with files that are not ours where
-    `overwrite` does. Paths that begin with one of `allow_paths` are meant to be told.
+    `public` allows an existing public repository, `overwrite` one that holds files of others, and `allow_paths` the
+    paths that what is published may name.
     """
 
     name: str
@@ -41,7 +47,7 @@ class Repository:
     allow_paths: Sequence[str] = ()
 
     def list_flags(self) -> list[str]:
-        """The words of the command line that say it again."""
+        """The flags of the command line that allow the same."""
         allowed = ["--allow_paths", *self.allow_paths] if self.allow_paths else []
         return ["--public"] * self.public + ["--hub_overwrite"] * self.overwrite + allowed
 
@@ -59,17 +65,17 @@ def list_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
     """
     The files of a folder that a pattern matches, sorted; a pattern without `/` matches in the folder itself.
 
-    Hidden files are left out. Links are not: without them what is published would not be whole, so it is refused.
+    Hidden files are left out. Links are listed, so that `check_no_links` refuses a folder that is incomplete without.
     """
     found = {path for pattern in patterns for path in folder.glob(pattern)}
     return sorted(path for path in found if (path.is_file() or path.is_symlink()) and path.name[0] != ".")
 
 
-def refuse_links(folder: Path, files: Iterable[Path]) -> None:
+def check_no_links(folder: Path, files: Iterable[Path]) -> None:
     """
-    Raises PublishError where a file, or a folder on the way to it, is a link to something that may be private.
+    Raises PublishError where a file, or a folder above it, is a link to something that may be private.
 
-    In the Hub's own cache every file is one, to a blob of the same repository.
+    Links of the Hub's own cache are allowed: they point to a blob of the same repository.
     """
     for path in files:
         for part in (path, *path.parents[: len(path.relative_to(folder).parts) - 1]):
@@ -79,14 +85,18 @@ def refuse_links(folder: Path, files: Iterable[Path]) -> None:
 
 
 def find_blobs(path: Path) -> Path:
-    """Where the Hub's cache keeps what a file of a snapshot links to."""
+    """The folder of the Hub's cache that the files of a snapshot link to."""
     return path.absolute().parents[2].resolve() / "blobs"
 
 
-def refuse_leaks(files: Iterable[Path], allow_paths: Sequence[str]) -> None:
-    """Raises PublishError where a file tells a secret or a path of this machine, with the line or the rows."""
+def check_no_leaks(files: Iterable[Path], allow_paths: Sequence[str]) -> None:
+    """Raises PublishError with the line or the rows where a file holds a secret or a path of this machine."""
     for path in files:
-        if found := find_leaks(path, allow_paths):
+        try:
+            found = find_leaks(path, allow_paths)
+        except (OSError, ValueError) as error:
+            raise PublishError(f"{path} cannot be scanned: {explain_error(error)}") from error
+        if found:
             raise PublishError(f"{path} {found}")
 
 
@@ -100,21 +110,24 @@ def publish(
     tag: bool = False,
 ) -> Published:
     """
-    Publishes `files` of `folder`: large ones first, then all in one commit, read back by hash, and tagged if asked.
+    Publishes `files` of `folder`: large ones first, then all in one commit, which is read back and tagged if asked.
 
-    Of a repository that we published to before, files that match `replaces` and are not sent again are deleted in the
-    same commit: they are of an earlier time, for nobody else gives files such names.
-    (`upload_folder` may spread a folder over several commits.) The tag, `content-…`, is made of the content, so that
-    a second run finishes what a first one began and changes nothing else. Raises PublishError.
+    In a repository that we published to before, the same commit deletes files that match `replaces` and are not sent
+    again. The tag, `content-…`, depends on the content alone, so that a second run finishes what a first one began.
+    (`upload_folder` may spread a folder over several commits.)
+
+    Raises:
+        PublishError: where something must not be published, or the repository may not be published to.
+        HubUnavailable: where the Hub or the connection fails, or what arrived is not what was sent.
     """
-    try:
-        refuse_links(folder, files)
-        refuse_leaks(files, repository.allow_paths)
+    check_no_links(folder, files)
+    check_no_leaks(files, repository.allow_paths)
+    with hub_errors():
         api = connect(token)
-        repo_id, parent, there, is_ours = open_repository(api, repository)
+        repo_id, parent, names, is_ours = open_repository(api, repository)
         additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
         hashes = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
-        stale = [name for name in there if is_ours and name not in hashes and matches(name, replaces)]
+        stale = [name for name in names if is_ours and name not in hashes and matches(name, replaces)]
         api.preupload_lfs_files(repo_id, additions, repo_type=repository.kind)
         commit = api.create_commit(
             repo_id,
@@ -131,26 +144,50 @@ def publish(
             api.create_tag(repo_id, tag=name, revision=commit.oid, repo_type=repository.kind, exist_ok=True)
             url = f"{url}, tag {name}"
         return Published(repo_id, commit.oid, url)
-    except (OSError, HTTPError, RuntimeError, KeyError, ValueError) as error:
-        raise HubFailed(explain_hub_error(error).rstrip(".")) from error
+
+
+@contextmanager
+def hub_errors() -> Iterator[None]:
+    """
+    Turns errors of the Hub, of the connection and of the disk into ours; any other is a bug of ours and passes.
+
+    Raises:
+        PublishError: where the Hub says that the user may not do this. HubUnavailable for all else.
+    """
+    try:
+        yield
+    except (OSError, HTTPError, RuntimeError, ValueError) as error:
+        if not is_hub_error(error):
+            raise
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        is_refusal = status in (401, 403, 404) or isinstance(error, HFValidationError)
+        kind = PublishError if is_refusal else HubUnavailable
+        raise kind(explain_hub_error(error).rstrip(".")) from error
+
+
+def is_hub_error(error: BaseException | None) -> bool:
+    """Whether the Hub, the connection or the disk caused an error that huggingface_hub raised."""
+    if isinstance(error, RuntimeError):  # raised from the error that stopped the upload of a large file
+        return is_hub_error(error.__cause__)
+    if isinstance(error, ValueError):
+        is_reply = isinstance(error, json.JSONDecodeError) or "LFS batch API returned errors" in str(error)
+        return is_reply or isinstance(error, HFValidationError)
+    return isinstance(error, (OSError, HTTPError))
 
 
 def check_access(repository: Repository, token: str | None = None) -> None:
     """
-    Before long work: raises PublishError where `publish` would be refused, HubFailed where the Hub cannot say.
+    Asks the Hub before long work whether `publish` may publish there; makes the repository where there is none.
 
-    Makes the repository where there is none.
+    Raises:
+        PublishError: where the Hub would refuse. HubUnavailable where it cannot be asked now.
     """
-    try:
+    with hub_errors():
         open_repository(connect(token), repository)
-    except (OSError, HTTPError, RuntimeError, KeyError, ValueError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        kind = PublishError if status in (401, 403, 404) else HubFailed
-        raise kind(explain_hub_error(error).rstrip(".")) from error
 
 
 def connect(token: str | None) -> HfApi:
-    """The Hub's client; raises PublishError where there is neither this token nor one of the user's."""
+    """The Hub's client; raises PublishError where there is neither this token nor a stored one."""
     if (token or get_token()) is None:
         raise PublishError("no Hub token (`hf auth login`, or HF_TOKEN)")
     return HfApi(token=token) if token else HfApi()
@@ -158,9 +195,9 @@ def connect(token: str | None) -> HfApi:
 
 def open_repository(api: HfApi, repository: Repository) -> tuple[str, str, list[str], bool]:
     """
-    Id, newest commit and file names of a repository, and whether our scripts have published to it before.
+    The id, newest commit and file names of a repository, and whether our scripts have published to it before.
 
-    It is made where there is none. Raises PublishError where it may not be published to.
+    Makes the repository where there is none. Raises PublishError where it may not be published to.
     """
     if problem := find_missing_right(api, repository.name):
         raise PublishError(problem)
@@ -173,14 +210,14 @@ def open_repository(api: HfApi, repository: Repository) -> tuple[str, str, list[
     is_ours = any(name.rpartition("/")[2] in MARKS[repository.kind] for name in names)
     others = [name for name in names if name != ".gitattributes"]  # which the Hub puts into every repository
     if others and not is_ours and not repository.overwrite:
-        told = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-        problem = f"the repository holds files that none of these scripts published ({told})"
+        listed = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        problem = f"the repository holds files that none of these scripts published ({listed})"
         raise PublishError(f"{problem}: name another, or add --hub_overwrite to replace those of the same names")
     return repo_id, info.sha, names, is_ours
 
 
 def find_missing_right(api: HfApi, name: str) -> str:
-    """What stands in the way of publishing under this name, as far as the token tells; empty for nothing."""
+    """Why the token does not allow publishing under this name, as far as the Hub says; empty where it does."""
     me = api.whoami()
     names = [me["name"], *(org["name"] for org in me.get("orgs", []))]
     if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
@@ -191,7 +228,7 @@ def find_missing_right(api: HfApi, name: str) -> str:
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether a file of a repository matches; `*` stays within its folder, which fnmatch's does not."""
-    # Each `/` of a pattern stands for one of the name: where the name has no other, no `*` can stand for one.
+    # As many `/` in the name as in the pattern leave none for a `*` to match.
     return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
 
 
@@ -199,7 +236,7 @@ def check_arrival(api: HfApi, kind: str, repo_id: str, revision: str, folder: Pa
     """
     Raises OSError where a file that was sent is not there, or not what was sent.
 
-    What else lies in the folder or in the repository, such as checkpoints, may differ.
+    Other files of the folder or the repository, such as checkpoints, may differ.
     """
     found = api.verify_repo_checksums(repo_id, repo_type=kind, revision=revision, local_dir=folder)
     damaged = {mismatch["path"] for mismatch in found.mismatches} | set(found.extra_paths)

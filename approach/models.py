@@ -1,4 +1,4 @@
-"""One loader for every script: a base, a merged model, or an adapter on its base; checked as it is loaded."""
+"""The one loader of every script: a base, a merged model, or an adapter on its base, checked as it is loaded."""
 
 import hashlib
 import json
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
 BASE_ARGUMENT = "--base_model_name_or_path"
-FINGERPRINTS = "approach_fingerprints.json"  # in the Hub's folder of caches
+FINGERPRINTS = "approach_fingerprints.json"  # in HF_HOME
+MAX_FINGERPRINTS = 100  # remembered on this machine; the oldest are forgotten
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's folder, what training wrote about it, and the base that it belongs on."""
+    """An adapter's folder, training's record of it, and the base that it belongs to."""
 
-    argument: str  # by which the user named it
+    argument: str  # of the command line, that named it
     name: str  # as the user gave it: a folder or a Hub id
     folder: Path
     run: dict  # run.json
@@ -61,14 +62,14 @@ def load_model(
     is_base: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
-    A model ready to draft, and its tokenizer. An adapter is merged in memory: in float32, then cast to `dtype`.
+    A model ready to draft, and its tokenizer. An adapter is merged in memory, in float32, and then cast to `dtype`.
 
-    `revision` is the Hub's, of model and tokenizer. `base` and its revision replace the base that an adapter names;
-    other models have no use for them.
+    `revision` is the Hub revision of model and tokenizer. `base` and `base_revision` replace the base that an adapter
+    names; other models ignore them.
 
     Raises:
-        UserError: naming `argument`, where there is nothing to load, where adapter and base do not fit, or where the
-            model should be a base (`is_base`) and is an adapter.
+        UserError: naming `argument`, where nothing can be loaded, where adapter and base do not fit, or where an
+            adapter is named as a base (`is_base`).
     """
     if is_base or not is_adapter(name, argument, revision):
         tokenizer = load_tokenizer(name, argument, revision)
@@ -87,12 +88,12 @@ def is_adapter(name: str, argument: str, revision: str | None = None) -> bool:
 
 def load_weights(name: str, argument: str, revision: str | None = None, hint: str = "", **options) -> PreTrainedModel:
     """
-    A whole model whose every weight is stored, and all of whose stored tensors have a place in it.
+    A complete model: every weight is stored, and every stored tensor has a place in the model.
 
-    transformers would draw missing weights at random and leave out what it does not know, with no more than a warning.
+    transformers only warns where it draws missing weights at random or ignores tensors that it does not know.
 
     Raises:
-        UserError: naming `argument`, with `hint` behind it, where the model cannot be loaded or is an adapter.
+        UserError: naming `argument` and ending with `hint`, where the model cannot be loaded or is an adapter.
     """
     with user_errors(argument, name, hint):
         check_no_adapter(name, revision)
@@ -107,7 +108,7 @@ def load_weights(name: str, argument: str, revision: str | None = None, hint: st
 
 
 def check_no_adapter(name: str, revision: str | None = None) -> None:
-    """Raises ValueError where a folder or Hub id that should be a whole model holds an adapter."""
+    """Raises ValueError where a folder or Hub id that should hold a complete model holds an adapter."""
     if find_adapter_config_file(name, revision=revision):
         raise ValueError("it is an adapter and no base: merge it first (merge_and_push.py), and name the merged model")
 
@@ -120,9 +121,9 @@ def find_adapter(
     base_revision: str | None = None,
 ) -> Adapter:
     """
-    An adapter, fetched from the Hub if need be, and its base: the one that the user names, or else that of training.
+    Finds an adapter, fetched from the Hub if need be, and its base: the one that the user names, or training's.
 
-    Of a base on the Hub it is the commit that training saw, not what its main branch is by now.
+    Of a base on the Hub it takes the commit that training saw, not the newest one.
 
     Raises:
         UserError: where there is no adapter, or it names no base.
@@ -157,7 +158,7 @@ def find_adapter_folder(name: str, argument: str, revision: str | None = None) -
             raise UserError(f"{argument} {name}: {problem}") from error
     if not (folder / "adapter_config.json").is_file():
         if (folder / "config.json").is_file():
-            raise UserError(f"{argument} {name} is already a whole model: publish it with --push_only {name}")
+            raise UserError(f"{argument} {name} is already a complete model: publish it with --push_only {name}")
         raise UserError(f"{argument} {name} is no adapter of train_sft.py: it has no adapter_config.json")
     return folder
 
@@ -188,9 +189,9 @@ def load_adapter(adapter: Adapter) -> "tuple[PeftModel, PreTrainedTokenizerBase]
         raise UserError(f"{misfit}: {reason}") from error
     except Exception as error:  # of a damaged configuration
         raise UserError(f"{adapter.place}: {explain_error(error)}") from error
-    # PEFT loads what fits: of a deeper or shallower model's adapter that is a part.
-    if odd := saved ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
-        raise UserError(f"{misfit}: {len(odd)} of its tensors have no counterpart, {min(odd)} for one")
+    # PEFT loads only the part that fits, such as the first layers of a deeper model's adapter.
+    if unmatched := saved ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+        raise UserError(f"{misfit}: {len(unmatched)} of its tensors have no counterpart, {min(unmatched)} for one")
     return model, tokenizer
 
 
@@ -231,9 +232,9 @@ def load_adapter_base(adapter: Adapter) -> PreTrainedModel:
 
 def check_rows_are_trained(base_rows: int, tokens: int, config: "PeftConfig", misfit: str) -> None:
     """
-    Raises UserError where a token has a row neither in the base nor in the adapter.
+    Raises UserError where neither the base nor the adapter has a row for a token.
 
-    Its row would be drawn at random, and merged as if it had been trained.
+    Otherwise its row would be drawn at random and merged as if it had been trained.
     """
     indices = config.trainable_token_indices or {}
     for trained in indices.values() if isinstance(indices, dict) else [indices]:
@@ -243,7 +244,7 @@ def check_rows_are_trained(base_rows: int, tokens: int, config: "PeftConfig", mi
 
 
 def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Casts the parameters, and not the buffers: transformers keeps the rotary frequencies in float32."""
+    """Casts the parameters but not the buffers: transformers keeps the rotary frequencies in float32."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
@@ -283,7 +284,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def model_eos_ids(model: PreTrainedModel) -> list[int]:
-    """The token ids that end a text by the model's own generation defaults; none, one or several there."""
+    """The token ids that end a text by the model's own generation defaults: none, one or several."""
     found = model.generation_config.eos_token_id
     if found is None:
         return []
@@ -291,7 +292,7 @@ def model_eos_ids(model: PreTrainedModel) -> list[int]:
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The token ids that end a draft: an adapter opened with plain PEFT has its base's, which lack the end tag."""
+    """The token ids that end a draft: the end tag, which an adapter's base does not know, and the model's own."""
     return {tokenizer.eos_token_id, *model_eos_ids(model)} - {None}
 
 
@@ -302,10 +303,10 @@ def context_length(model: PreTrainedModel) -> int:
 
 def compute_fingerprint(name: str, revision: str | None = None) -> str | None:
     """
-    One SHA-256 over a base's tensors, whatever files they are split into; None where they are not in safetensors.
+    One SHA-256 over a base's tensors, however they are split into files; None where they are not in safetensors.
 
-    Training records it, and loading an adapter refuses a base that has another. The hash of files that have not
-    changed since, by path, size and time, is remembered: a start does not read gigabytes twice.
+    Training records it, and loading an adapter refuses a base that has another. Hashes are remembered by the files'
+    paths, sizes and times, so that a start does not read gigabytes twice.
     """
     folder = Path(cached_file(name, "config.json", revision=revision)).parent
     paths = sorted(folder.glob("model*.safetensors"))
@@ -315,9 +316,10 @@ def compute_fingerprint(name: str, revision: str | None = None) -> str | None:
     remembered = read_fingerprints()
     if key not in remembered:
         remembered[key] = hash_tensors(paths)
-        with suppress(OSError):  # a home that cannot be written to is no reason to fail
+        newest = dict(list(remembered.items())[-MAX_FINGERPRINTS:])
+        with suppress(OSError):  # without a writable HF_HOME the next start reads the files again
             fingerprints_path().parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(fingerprints_path(), json.dumps(remembered, indent=1) + "\n")
+            write_atomically(fingerprints_path(), json.dumps(newest, indent=1) + "\n")
     return remembered[key]
 
 
@@ -346,7 +348,7 @@ def hash_tensors(paths: Sequence[Path]) -> str:
 
 
 def hash_weights(model: PreTrainedModel) -> str:
-    """16 hexadecimal digits for a loaded model's weights, to the bit: drafts on disk belong to one model."""
+    """16 hexadecimal digits of the SHA-256 over a loaded model's weights: drafts on disk belong to one model."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         update_digest(digest, name, tensor.cpu().contiguous())

@@ -1,7 +1,5 @@
 """The prompt: its four tags, how problem and approach become text, and the chat template that says the same."""
 
-import sys
-import time
 from typing import TYPE_CHECKING
 
 from approach.errors import first_line, user_errors
@@ -15,7 +13,6 @@ MAX_PROBLEM_WORDS = 50  # the report's filter: training sees no longer problem
 # What keeps small models from looping, which greedy drafts do without it; chosen on validation rows
 # (benchmarks/README.md, "Decoding").
 REPETITION_PENALTY = 1.15
-TEMPLATE_SECONDS = 10
 MAX_NEW_TOKENS = 448  # of a draft: the report's 512 tokens of prompt and approach, less a prompt
 
 # The last user message is the problem, an assistant message after it its approach. A system message and earlier turns
@@ -73,22 +70,13 @@ def render_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, s
     """
     What a tokenizer's own chat template makes of messages, up to where the answer begins.
 
-    The template may be a stranger's: raises ValueError where it fails, or runs for more than ten seconds.
+    Raises:
+        ValueError: where the template, which may be a stranger's, fails.
     """
-    end, tracer = time.monotonic() + TEMPLATE_SECONDS, sys.gettrace()
-
-    def watch(frame, event, argument):
-        if time.monotonic() > end:
-            raise TimeoutError(f"it runs for more than {TEMPLATE_SECONDS} seconds")
-        return watch
-
-    sys.settrace(watch)  # is called at every line of Python, which a template becomes, loops and all
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template can raise anything
         raise ValueError(f"its chat template fails: {type(error).__name__}: {first_line(error)}") from error
-    finally:
-        sys.settrace(tracer)
 
 
 def differences_from_training(problem: str) -> list[str]:

@@ -23,7 +23,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from approach.evaluation.systems import Selection, load_rows
-    from approach.generation.generation import Drafter
+    from approach.generation.engine import Drafter
 
     rows = Selection("validation", args.rows).take(load_rows(args.dataset_name, None, "validation"))
     specificity, behaviour = (
@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> None:
     for penalty, guidance, (name, decoding) in decodings:
         started = time.monotonic()
         options = {**decoding, "repetition_penalty": penalty, "guidance": guidance}
-        drafts = drafter.draft_part([row["prompt"] for row in rows], options)
+        drafts = drafter.generate([row["prompt"] for row in rows], options)
         texts = [draft["prediction"] for draft in drafts]
         pairs, terms = specificity.statistics(texts, references, problems, weights)
         by_row = pairs.sum(axis=1) / (len(rows) - 1)

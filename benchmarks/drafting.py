@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from approach.evaluation.systems import Selection, load_rows
-    from approach.generation.generation import Drafter
+    from approach.generation.engine import Drafter
     from approach.generation.partial import PartialDrafts
 
     test_rows = Selection("test", args.num_examples).take(load_rows(args.dataset_name, None, "test"))

@@ -2,10 +2,10 @@
 The same merged model drafting in transformers, as this project uses it, and in llama.cpp: tokens a second, in one run.
 
 Each row is a process of its own, greedy or sampled with the shipped repetition penalty, at most 448 tokens: ours in
-batches, as `evaluate_model.py` drafts, ours one at a time, as the page does, both in bfloat16 also with SDPA for every
-token, plain `generate` in FP32, and llama.cpp through llama-cpp-python, one sequence or many at once; the token is
-chosen here, from llama.cpp's scores. Speed is the tokens of all drafts over the seconds from the first prompt to the
-last draft; loading is not counted. Rows that draft one at a time take `--num_single` of the problems.
+batches, as `evaluate_model.py` drafts, ours one at a time, as the page does, plain `generate` in FP32, and llama.cpp
+through llama-cpp-python, one sequence or many at once; the token is chosen here, from llama.cpp's scores. Speed is the
+tokens of all drafts over the seconds from the first prompt to the last draft; loading is not counted. Rows that draft
+one at a time take `--num_single` of the problems.
 
     pip install llama-cpp-python==0.3.36      # builds in minutes; not needed for this project
     python benchmarks/engines.py --model MERGED --dataset_name PAIRS --gguf MODEL.f16.gguf MODEL.q4_k_m.gguf \\
@@ -39,16 +39,12 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     return [row["prompt"] for row in selection.take(load_rows(args.dataset_name, None, "test"))]
 
 
-def draft_with_transformers(
-    args: argparse.Namespace, dtype: str, batch_size: int, decoding: str, attention: str | None = None
-) -> tuple[int, float]:
+def draft_with_transformers(args: argparse.Namespace, dtype: str, batch_size: int, decoding: str) -> tuple[int, float]:
     """Tokens and seconds as `evaluate_model.py` drafts; with a batch of one, one problem after the other."""
-    from approach.generation.generation import Drafter
+    from approach.generation.engine import Drafter
     from approach.generation.partial import PartialDrafts
 
     drafter = Drafter(args.model, MAX_NEW_TOKENS, batch_size, dtype=getattr(torch, dtype))
-    if attention:
-        drafter.model.set_attn_implementation(attention)
     prompts = read_prompts(args)
     prompts = prompts if batch_size > 1 else prompts[: args.num_single]
     with tempfile.TemporaryDirectory() as folder:
@@ -145,7 +141,7 @@ def choose(scores: np.ndarray, ids: list[int], decoding: dict, random: torch.Gen
 
 def draft_with_llama_cpp(args: argparse.Namespace, file: str, rows: int, decoding: str) -> tuple[int, float]:
     """Tokens and seconds in llama.cpp, `rows` problems at once."""
-    from approach.generation.generation import DECODINGS
+    from approach.generation.sampling import DECODINGS
 
     torch.set_num_threads(1)  # it only chooses tokens: more threads of its own would take the cores from llama.cpp
     prompts = read_prompts(args)
@@ -167,10 +163,6 @@ def list_rows(args: argparse.Namespace) -> dict[str, tuple]:
             rows[f"ours, {size if size > 1 else 'one'}, {dtype}"] = (draft_with_transformers, dtype, size, GREEDY)
     rows[f"ours, 128, {fastest}"] = (draft_with_transformers, fastest, 128, GREEDY)
     rows[f"ours, 64, {fastest}, sampled"] = (draft_with_transformers, fastest, 64, SAMPLED)
-    if fastest != "float32":  # where `approach/drafting/cache.py` reads single tokens by itself
-        for size in (1, 64):
-            name = f"SDPA, {size if size > 1 else 'one'}, {fastest}"
-            rows[name] = (draft_with_transformers, fastest, size, GREEDY, "sdpa")
     for file in args.gguf:
         name = "llama.cpp " + file.removesuffix(".gguf").rpartition(".")[2]
         rows[f"{name}, one"] = (draft_with_llama_cpp, file, 1, GREEDY)

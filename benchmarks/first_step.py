@@ -59,8 +59,9 @@ def main(args: argparse.Namespace) -> None:
             trainer = SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
         else:
             import train_sft
-            from approach.embeddings import add_tag_tokens, build_lora_config
-            from approach.training.trainer import ApproachTrainer
+            from approach.embeddings import add_tag_tokens
+            from approach.training.data import load_pairs
+            from approach.training.trainer import ApproachTrainer, build_lora_config
 
             recipe = ["--config", str(ROOT / "recipes/small_base_lora_fp32.yaml"), "--use_cpu", "true"]
             places = [
@@ -76,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
             script_args, training_args, model_args, run_args = arguments
             first.started = time.monotonic()
             lora = build_lora_config(model, model_args, add_tag_tokens(model, tokenizer))
-            pairs = train_sft.load_pairs(script_args, training_args, run_args, tokenizer)
+            pairs = load_pairs(script_args, training_args, run_args, tokenizer)
             trainer = ApproachTrainer(
                 model=model,
                 args=training_args,

@@ -24,7 +24,8 @@ NUM_RESAMPLES = 10_000
 def draft_all(args: argparse.Namespace, problems, partial) -> tuple[list, dict[str, float]]:
     """The drafts of base and tuned models, and the seconds a draft; those of drafts found on disk mean nothing."""
     from approach.evaluation.systems import SystemDrafts, base_prompts
-    from approach.generation.generation import DECODINGS, Drafter
+    from approach.generation.engine import Drafter
+    from approach.generation.sampling import DECODINGS
 
     base = Drafter(args.base, args.max_new_tokens)
     prompts = base_prompts(base.tokenizer, problems.rows, problems.examples)[args.base_way]

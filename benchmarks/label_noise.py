@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from approach.data.sentences import SENTENCE_RULES
+from approach.data.pair_rules import SENTENCE_RULES
 
 
 def letters(text: str) -> int:

@@ -52,15 +52,15 @@ def read_labelled(paths: Sequence[Path]) -> list[dict]:
 
 def tagged_share(texts: Sequence[str]) -> float:
     """The share of the texts' words that the tagger calls method or objective."""
-    from approach.data.sentences import split_punctuation
-    from approach.roles import load_tagger, name_role
+    from approach.data.pair_rules import split_punctuation
+    from approach.roles import load_tagger, most_likely_role
 
     good, total, tagger = 0, 0, load_tagger()
     for text in texts:
         sentences = split_punctuation(text)
         for sentence, roles in zip(sentences, tagger.tag(sentences), strict=True):
             total += len(sentence.split())
-            good += len(sentence.split()) * (name_role(roles) in ("method", "objective"))
+            good += len(sentence.split()) * (most_likely_role(roles) in ("method", "objective"))
     return good / max(1, total)
 
 
@@ -120,7 +120,7 @@ class Scorer:
 def main(args: argparse.Namespace) -> None:
     from approach.evaluation.reference_nll import measure_reference_nll
     from approach.evaluation.systems import Selection, load_rows
-    from approach.generation.generation import Drafter
+    from approach.generation.engine import Drafter
     from approach.generation.partial import PartialDrafts
     from approach.prompt import make_prompt
 

@@ -48,7 +48,7 @@ def make_lines(abstracts: list[str]) -> Iterator[dict]:
 
 def make_metadata(abstracts: list[str]) -> Iterator[dict]:
     """Rows without end as arXiv's snapshot has them, made of the abstracts' sentences, one word in five exchanged."""
-    from approach.data.sentences import split_punctuation
+    from approach.data.pair_rules import split_punctuation
 
     real = [split_punctuation(abstract) for abstract in abstracts]
     sentences = [sentence.split() for abstract in real for sentence in abstract]

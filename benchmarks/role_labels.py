@@ -24,9 +24,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from approach.data.role_pairs import choose_sentences
-from approach.data.sentences import split_auto
-from approach.roles import ROLES, load_tagger, name_role
+from approach.data.pair_rules import select_sentences, split_auto
+from approach.roles import ROLES, load_tagger, most_likely_role
 
 LABELS = Path(__file__).with_suffix(".json")
 LETTERS = dict(zip("bomrx", ROLES, strict=True))
@@ -77,13 +76,13 @@ def compare(name: str, path: Path) -> None:
             sys.exit(f"{row_id}: {len(sentences)} sentences, where {len(roles)} have labels")
         tagged = load_tagger().tag(sentences)
         hand += roles
-        given += [name_role(row) for row in tagged]
-        choice = choose_sentences(sentences, tagged)
-        if choice.reason or sum(len(sentences[i].split()) for i in choice.approach) < 30:
+        given += [most_likely_role(row) for row in tagged]
+        selection = select_sentences(sentences, tagged)
+        if selection.reason or sum(len(sentences[i].split()) for i in selection.approach) < 30:
             continue
         num_pairs += 1
-        problems[roles[choice.problem]] += len(sentences[choice.problem].split())
-        for i in choice.approach:
+        problems[roles[selection.problem]] += len(sentences[selection.problem].split())
+        for i in selection.approach:
             words[roles[i]] += len(sentences[i].split())
     right = np.mean([one == other for one, other in zip(hand, given, strict=True)])
     print(f"\n{name}: {len(labels)} abstracts, {len(hand)} sentences")

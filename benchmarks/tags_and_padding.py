@@ -32,9 +32,9 @@ def train(kind: str, args: argparse.Namespace, steps: int):
     """One run; returns the trainer and `{step: (validation loss, training loss as logged)}`."""
     from transformers import TrainerCallback
 
-    from approach.embeddings import add_tag_tokens, build_lora_config
-    from approach.training.base import load_base
-    from approach.training.trainer import ApproachTrainer
+    from approach.embeddings import add_tag_tokens
+    from approach.training.data import load_pairs
+    from approach.training.trainer import ApproachTrainer, build_lora_config, load_base
 
     class EvaluateAt(TrainerCallback):
         def on_step_end(self, arguments, state, control, **kwargs):
@@ -47,7 +47,7 @@ def train(kind: str, args: argparse.Namespace, steps: int):
         script_args, training_args, model_args, run_args = train_sft.parse_arguments([*recipe, *places, *quiet])
         model, tokenizer = load_base(model_args)
         lora = build_lora_config(model, model_args, add_tag_tokens(model, tokenizer))
-        pairs = train_sft.load_pairs(script_args, training_args, run_args, tokenizer)
+        pairs = load_pairs(script_args, training_args, run_args, tokenizer)
         rows = pairs.train
         if kind == "labels on padding":
             padding = {"pad_id": tokenizer.pad_token_id, "max_length": training_args.max_length}

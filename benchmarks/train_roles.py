@@ -24,18 +24,18 @@ import numpy as np
 import pycrfsuite
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from approach.data.role_pairs import choose_sentences
+from approach.data.pair_rules import select_sentences
 from approach.roles import (
     PREFIXES,
     ROLES,
     Roles,
     RoleTagger,
-    describe_confidence,
-    join_known,
-    list_features,
-    list_terms,
-    list_words,
-    name_role,
+    extract_features,
+    extract_terms,
+    index_terms,
+    mean_confidence,
+    most_likely_role,
+    tokenize,
 )
 
 MIN_SENTENCES = dict(zip(PREFIXES, (5, 20, 20), strict=True))  # of a term, for it to be one of the features
@@ -49,30 +49,35 @@ AGREED = 0.6  # confidence of the annotators in a label, as CSAbstruct states it
 def read_parts(paths: Sequence[Path]) -> list[list[dict]]:
     """The abstracts of each file that share no sentence with another abstract of any of them."""
     parts = [[json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in paths]
-    counts = Counter(text for part in parts for row in part for text in set(map(fold, row["sentences"])))
-    return [[row for row in part if all(counts[fold(text)] == 1 for text in row["sentences"])] for part in parts]
+    counts = Counter(text for part in parts for row in part for text in set(map(normalize_sentence, row["sentences"])))
+    return [
+        [row for row in part if all(counts[normalize_sentence(text)] == 1 for text in row["sentences"])]
+        for part in parts
+    ]
 
 
-def fold(sentence: str) -> str:
-    """A sentence without capitals and spacing, by which it is known again."""
+def normalize_sentence(sentence: str) -> str:
+    """A sentence in lower case with single spaces, so that its copies are found."""
     return " ".join(sentence.lower().split())
 
 
-def name_fold(row: dict) -> int:
+def find_fold(row: dict) -> int:
     """The fold of an abstract, by a hash of its text: the same whatever the order of the rows."""
-    return int(hashlib.sha256(fold(" ".join(row["sentences"])).encode()).hexdigest(), 16) % FOLDS
+    return int(hashlib.sha256(normalize_sentence(" ".join(row["sentences"])).encode()).hexdigest(), 16) % FOLDS
 
 
 def train(rows: Sequence[dict]) -> bytes:
     """The model of labelled abstracts, as the file holds it; the same rows give the same bytes."""
     counts = Counter(
-        term for row in rows for text in row["sentences"] for term in dict.fromkeys(list_terms(list_words(text)))
+        term for row in rows for text in row["sentences"] for term in dict.fromkeys(extract_terms(tokenize(text)))
     )
-    known = join_known([term for term, count in counts.items() if count >= limit] for limit in MIN_SENTENCES.values())
+    term_index = index_terms(
+        [term for term, count in counts.items() if count >= limit] for limit in MIN_SENTENCES.values()
+    )
     trainer = pycrfsuite.Trainer(verbose=False)
     trainer.set_params(PARAMETERS)
     for row in rows:
-        trainer.append(pycrfsuite.ItemSequence(list_features(row["sentences"], known)), row["labels"])
+        trainer.append(pycrfsuite.ItemSequence(extract_features(row["sentences"], term_index)), row["labels"])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         trainer.train(str(path))
@@ -89,13 +94,13 @@ def count_words(row: dict, numbers: Sequence[int]) -> Counter:
 
 def judge(row: dict, tagged: Sequence[Roles], filters: bool) -> dict[str, float]:
     """What the rule makes of one abstract, as numbers that add up over abstracts."""
-    choice = choose_sentences(row["sentences"], tagged, not filters, not filters)
-    chosen = choice.approach if not choice.reason else []
+    selection = select_sentences(row["sentences"], tagged, not filters, not filters)
+    chosen = selection.approach if not selection.reason else []
     approach = count_words(row, chosen)
     agreed = count_words(row, [i for i in chosen if row["confs"][i] >= AGREED])
-    problem = count_words(row, [] if choice.problem is None else [choice.problem])
+    problem = count_words(row, [] if selection.problem is None else [selection.problem])
     gives = {limit: problem.total() <= MAX_PROBLEM_WORDS and approach.total() >= limit for limit in (20, 30, 40)}
-    is_right = [label == name_role(roles) for label, roles in zip(row["labels"], tagged, strict=True)]
+    is_right = [label == most_likely_role(roles) for label, roles in zip(row["labels"], tagged, strict=True)]
     counted = gives[20]
     return {
         "sentences": len(is_right),
@@ -143,15 +148,15 @@ def print_figures(title: str, rows: Sequence[dict], tagged: Sequence[Sequence[Ro
 def macro_f1(rows: Sequence[dict], tagged: Sequence[Sequence[Roles]]) -> float:
     """The mean of the labels' F1 over sentences."""
     true = [label for row in rows for label in row["labels"]]
-    given = [name_role(roles) for row in tagged for roles in row]
+    given = [most_likely_role(roles) for row in tagged for roles in row]
     both = Counter(one for one, other in zip(true, given, strict=True) if one == other)
     return sum(2 * both[role] / max(1, true.count(role) + given.count(role)) for role in ROLES) / len(ROLES)
 
 
 def print_usual(rows: Sequence[dict], tagged: Sequence[Sequence[Roles]]) -> None:
-    """What is usual of abstracts that the tagger did not learn from: `approach/data/role_fit.py` has it as bounds."""
-    confidence = np.array([describe_confidence(row) for row in tagged])
-    objective = np.array([sum(name_role(roles) == "objective" for roles in row) / len(row) for row in tagged])
+    """What is usual of abstracts that the tagger did not learn from: `approach/roles.py` has it as bounds."""
+    confidence = np.array([mean_confidence(row) for row in tagged])
+    objective = np.array([sum(most_likely_role(roles) == "objective" for roles in row) / len(row) for row in tagged])
     low, high = np.percentile(confidence, 5), np.percentile(objective, 95)
     unlike = np.flatnonzero((confidence < low) | (objective > high))
     print(f"\nconfidence: mean {confidence.mean():.3f}, 5 % below {low:.3f}")
@@ -170,8 +175,8 @@ def main(args: argparse.Namespace) -> None:
         tagger = RoleTagger(train([row for part in parts[:-1] for row in part]))
         tagged = [tagger.tag(row["sentences"]) for row in parts[-1]]
         print_figures(f"{args.files[-1].name}, by a model of the others", parts[-1], tagged)
-    taggers = [RoleTagger(train([row for row in rows if name_fold(row) != fold])) for fold in range(FOLDS)]
-    tagged = [taggers[name_fold(row)].tag(row["sentences"]) for row in rows]
+    taggers = [RoleTagger(train([row for row in rows if find_fold(row) != fold])) for fold in range(FOLDS)]
+    tagged = [taggers[find_fold(row)].tag(row["sentences"]) for row in rows]
     print_figures("cross-validation", rows, tagged)
     print_figures("cross-validation, with the two filters that no label sees", rows, tagged, filters=True)
     print_usual(rows, tagged)

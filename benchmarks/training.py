@@ -214,14 +214,14 @@ def build_stock(args, output_dir: str):
 
 def build_ours(args, output_dir: str, **changes):
     """The recipe with what the kind adds to it; `changes` are of the model's shape."""
-    import train_sft
-    from approach.embeddings import add_tag_tokens, build_lora_config
-    from approach.training.trainer import ApproachTrainer
+    from approach.embeddings import add_tag_tokens
+    from approach.training.data import load_pairs
+    from approach.training.trainer import ApproachTrainer, build_lora_config
 
     script_args, training_args, model_args, run_args = read_recipe(args, output_dir, OURS[args.child])
     model, tokenizer = make_base(args.model, getattr(torch, model_args.dtype), **changes)
     lora = build_lora_config(model, model_args, add_tag_tokens(model, tokenizer))
-    pairs = train_sft.load_pairs(script_args, training_args, run_args, tokenizer)
+    pairs = load_pairs(script_args, training_args, run_args, tokenizer)
     return ApproachTrainer(
         model=model,
         args=training_args,

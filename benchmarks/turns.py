@@ -2,9 +2,8 @@
 Ways to compute one step, taken in turns in one process: a machine's speed drifts by more than they differ.
 
 Drafting reads four tokens of each row, after `--seen` others and those of earlier turns, in the fastest precision: of
-one row to three with oneDNN's products and with torch's own (`approach/drafting/single_row.py`); of one row and of 64
-through SDPA and through our attention of one token (`approach/drafting/cache.py`). Training is forward and backward of
-4 × 215 tokens, with LoRA of rank 64 on all linear layers, through SDPA and through transformers' eager attention.
+one row to three with oneDNN's products and with torch's own (`approach/runtime.py`). Training is forward and backward
+of 4 × 215 tokens, with LoRA of rank 64 on all linear layers, through SDPA and through transformers' eager attention.
 
     python benchmarks/turns.py --model SMOLLM2
 """
@@ -19,10 +18,9 @@ from statistics import median
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-ROWS = 64  # that draft together
 
 
 def take_turns(name: str, ways: Mapping[str, Callable], step: Callable, turns: int) -> None:
@@ -52,9 +50,7 @@ def list_attentions(model: PreTrainedModel, *names: str) -> dict[str, Callable]:
 
 
 def compare_drafting(model: PreTrainedModel, rows: int, seen: int, ways: Mapping[str, Callable], turns: int) -> None:
-    from approach.generation.cache import make_cache
-
-    ids, cache = torch.randint(5, 40_000, (rows, seen)), make_cache()
+    ids, cache = torch.randint(5, 40_000, (rows, seen)), DynamicCache()
     with torch.inference_mode():
         model.base_model(ids, past_key_values=cache, use_cache=True)
 
@@ -83,7 +79,6 @@ def compare_training(name: str, dtype: torch.dtype, turns: int) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from approach.generation.cache import ONE_TOKEN
     from approach.models import fastest_dtype
 
     dtype = fastest_dtype(torch.device("cpu"))
@@ -91,14 +86,10 @@ def main(args: argparse.Namespace) -> None:
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, trust_remote_code=False).eval()
     products = {"oneDNN": partial(setattr, torch.backends.mkldnn, "enabled", True)}
     products["torch's own"] = partial(setattr, torch.backends.mkldnn, "enabled", False)
-    attentions = list_attentions(model, "sdpa", ONE_TOKEN)
     for seen in args.seen:
         for rows in (1, 2, 3):
-            attentions[ONE_TOKEN]()
             compare_drafting(model, rows, seen, products, 4 * args.turns)
-        for rows in (1, ROWS):
-            products["torch's own" if rows == 1 else "oneDNN"]()
-            compare_drafting(model, rows, seen, attentions, 4 * args.turns)
+    products["oneDNN"]()
     compare_training(args.model, dtype, args.turns)
 
 

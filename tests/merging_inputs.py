@@ -48,7 +48,7 @@ def make_variant(base, folder, seed=0, **changes):
     return folder
 
 
-def make_whole(base, folder):
+def make_merged(base, folder):
     """A model as merging leaves it, of a base that nobody has trained, with weights that do not repeat one token."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     with torch.no_grad():

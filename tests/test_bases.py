@@ -14,7 +14,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train_sft
-from approach.merging.parity import PROMPTS
+from approach.merging.parity import REFERENCE_PROMPTS
 from approach.prompt import TAGS, make_prompt
 
 # What another program sees of a model: the logits of a prompt by the tokenizer and the weights of the folder alone.
@@ -53,13 +53,13 @@ def test_the_kinds_are_what_they_stand_for(tmp_path):
 
 def test_another_process_reads_from_the_merged_model_what_the_adapter_says(run):
     """transformers#45127: tied matrices with new rows came apart where the model was saved and read again."""
-    command = [sys.executable, "-c", PROGRAM, str(run.model), PROMPTS[0]]
+    command = [sys.executable, "-c", PROGRAM, str(run.model), REFERENCE_PROMPTS[0]]
     read = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert read.returncode == 0, read.stderr
     tokenizer = AutoTokenizer.from_pretrained(run.adapter)
     adapter = AutoPeftModelForCausalLM.from_pretrained(run.adapter, dtype=torch.float32).eval()
     with torch.inference_mode():
-        said = adapter(**tokenizer(PROMPTS[0], return_tensors="pt")).logits[0, :, : len(tokenizer)]
+        said = adapter(**tokenizer(REFERENCE_PROMPTS[0], return_tensors="pt")).logits[0, :, : len(tokenizer)]
     logits = torch.tensor(json.loads(read.stdout.splitlines()[-1]))
     assert logits.shape == said.shape and (logits - said).abs().max() <= 1e-4
 

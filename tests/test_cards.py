@@ -12,7 +12,7 @@ from publishing import contents
 
 from approach.cards import dataset_card, escape_html, model_card, write_model_card
 from approach.errors import UserError
-from approach.merging.publication import stage_adapter
+from approach.merging.model_folder import stage_adapter
 from approach.prompt import TAGS
 from merge_and_push import MergeArguments
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from hub_server import Blob, Repo
+from hub_server.answers import ROUTES
+from hub_server.messages import Reply
 from huggingface_hub import HfApi
 from publishing import serve_hub, shown, uploads
 
 from approach import artifacts
-from approach import hub as room
+from approach import hub as hub_module
 from approach.hub import PublishError, Repository, list_files, matches
 
 PATTERNS = (*artifacts.MODEL_FILES, *artifacts.RECORDS)
@@ -38,10 +40,10 @@ def make_folder(folder: Path, weights: str = "weights") -> Path:
     return write(folder, **{"README.md": "# A model\n", **records, "model.safetensors": weights})
 
 
-def publish(folder: Path, name: str = "alice/model", patterns=PATTERNS, **options) -> room.Published:
+def publish(folder: Path, name: str = "alice/model", patterns=PATTERNS, **options) -> hub_module.Published:
     said = {key: options.pop(key) for key in ("kind", "public", "overwrite", "allow_paths") if key in options}
     repository = Repository(name, **said)
-    return room.publish(folder, list_files(folder, patterns), repository, "A commit", **options)
+    return hub_module.publish(folder, list_files(folder, patterns), repository, "A commit", **options)
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
@@ -204,7 +206,7 @@ def test_a_symbolic_link_is_never_published(hub, tmp_path):
     (folder / "data").symlink_to(private)
     for name in ("key.json", "data/key.json"):
         with pytest.raises(PublishError, match="is a symbolic link"):
-            room.publish(folder, [folder / name], Repository("alice/model"), "A commit")
+            hub_module.publish(folder, [folder / name], Repository("alice/model"), "A commit")
     (folder / "vocab.json").symlink_to(private / "key.json")
     with pytest.raises(PublishError, match="vocab.json is a symbolic link"):  # left out, the model would not be whole
         publish(folder)
@@ -218,10 +220,10 @@ def test_the_links_of_the_hubs_own_cache_are_none(tmp_path):
     write(tmp_path, private="{}")
     snapshot.mkdir(parents=True)
     (snapshot / "run.json").symlink_to("../../blobs/ab")
-    room.refuse_links(snapshot, [snapshot / "run.json"])
+    hub_module.check_no_links(snapshot, [snapshot / "run.json"])
     (snapshot / "vocab.json").symlink_to(tmp_path / "private")
     with pytest.raises(PublishError, match="vocab.json is a symbolic link"):
-        room.refuse_links(snapshot, [snapshot / "vocab.json"])
+        hub_module.check_no_links(snapshot, [snapshot / "vocab.json"])
 
 
 def test_patterns_choose_files_of_the_folder_they_name(tmp_path):
@@ -283,3 +285,46 @@ def test_a_checkpoint_alone_tells_that_a_repository_is_ours(hub, tmp_path):
     publish(folder, patterns=("*.safetensors", "checkpoint-2/*"))
     publish(make_folder(folder, "others"))
     assert shown(hub)["model.safetensors"] == b"others"
+
+
+@pytest.mark.parametrize("bug", [KeyError("kind"), ValueError("not ours"), RuntimeError("a bug"), TypeError("a bug")])
+@uploads
+def test_a_bug_of_ours_is_no_failure_of_the_hub(hub, tmp_path, monkeypatch, bug):
+    def fail(*arguments):
+        raise bug
+
+    monkeypatch.setattr(hub_module, "matches", fail)
+    folder = make_folder(tmp_path / "model")
+    publish(folder)
+    with pytest.raises(type(bug), match=bug.args[0]):
+        publish(folder, replaces=("*.safetensors",), patterns=("README.md",))
+    monkeypatch.setattr(hub_module, "find_missing_right", fail)
+    with pytest.raises(type(bug), match=bug.args[0]):
+        hub_module.check_access(Repository("alice/model"))
+
+
+@uploads
+def test_what_the_hub_says_of_large_files_and_names_is_told_in_one_line(hub, tmp_path, monkeypatch):
+    refuse = {"error": {"code": 403, "message": "the storage is full"}}
+    answer = {"transfer": "basic", "objects": [{"oid": "a" * 64, "size": 1, **refuse}]}
+    routes = [
+        (*route[:3], lambda *_, **__: answer) if "objects/batch" in route[1].pattern else route for route in ROUTES
+    ]
+    monkeypatch.setattr("hub_server.answers.ROUTES", routes)
+    with pytest.raises(PublishError, match="LFS batch API returned errors"):
+        publish(make_folder(tmp_path / "model"))
+    with pytest.raises(PublishError, match="Cannot have -- or .. in repo_id"):
+        publish(make_folder(tmp_path / "model"), "alice/a..b")
+    html = Reply(b"<html>Welcome to our hotel</html>")  # what stands between user and Hub may answer, too
+    routes = [(*route[:3], lambda *_: html) if "whoami" in route[1].pattern else route for route in ROUTES]
+    monkeypatch.setattr("hub_server.answers.ROUTES", routes)
+    with pytest.raises(hub_module.HubUnavailable):
+        publish(make_folder(tmp_path / "model"))
+
+
+@uploads
+def test_a_file_that_cannot_be_scanned_is_not_published(hub, tmp_path):
+    folder = write(make_folder(tmp_path / "model"), **{"model-F16.gguf": "GGUF, but not really"})
+    with pytest.raises(PublishError, match="model-F16.gguf cannot be scanned: model-F16.gguf is no complete GGUF"):
+        publish(folder)
+    assert hub.requests == []

@@ -93,3 +93,24 @@ def test_dataset_checkpoints_adapter_and_model_pass_from_hub_to_hub(hub, base, a
         assert hub.repo("model", name).private
         for path, data in hub.repo("model", name).files().items():
             assert str(tmp_path).encode() not in data and b"write-token" not in data, f"{name}: {path}"
+
+
+def test_the_record_of_a_run_is_the_same_from_a_folder_and_from_the_hub(hub, trained, tmp_path):
+    """Copying is measured against the rows that the record names."""
+    api = HfApi(endpoint=hub.endpoint, token="write-token")
+    for name in ("alice/adapter", "alice/plain"):
+        api.create_repo(name, private=True)
+    api.upload_file(path_or_fileobj=trained.adapter / "run.json", path_in_repo="run.json", repo_id="alice/adapter")
+    program = (
+        "import json, sys; from approach.models import fetch_run; print(json.dumps(fetch_run(sys.argv[1], '--m')))"
+    )
+    environment = hub.environment(token="read-token", home=tmp_path / "home")
+
+    def fetch(name) -> dict:
+        command = [sys.executable, "-c", program, str(name)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert fetch("alice/adapter") == fetch(trained.adapter) and fetch("alice/adapter")["dataset"]["ids"]
+    assert fetch("alice/plain") == {}

@@ -62,7 +62,7 @@ def check_output(script: str, here: Path, output: str, result: subprocess.Comple
 
     Where it was stopped after its output had been put in place, that is whole, too.
     """
-    if result.returncode == 0 or "result is whole" in result.stderr:
+    if result.returncode == 0 or "is complete" in result.stderr:
         assert WHOLE[script](here / output) == ""
         return
     assert_stopped(result)

@@ -2,9 +2,10 @@
 
 import json
 import re
-import struct
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -130,25 +131,20 @@ def test_the_header_of_weights_is_read_too(tmp_path):
 
 
 def write_gguf(path: Path, values: dict) -> Path:
-    """The header of a GGUF file, as llama.cpp's manual has it: numbers, texts and lists of texts."""
-
-    def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value.encode())) + value.encode()
-
-    data = b"GGUF" + struct.pack("<IQQ", 3, 0, len(values))
+    """A GGUF file with this metadata and one small tensor."""
+    writer = gguf.GGUFWriter(path, "llama")
     for name, value in values.items():
-        data += text(name)
-        if isinstance(value, str):
-            data += struct.pack("<I", 8) + text(value)
-        elif isinstance(value, list):
-            data += struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(text, value))
-        else:
-            data += struct.pack("<If", 6, value)
-    path.write_bytes(data)
+        add = {str: writer.add_string, list: writer.add_array, float: writer.add_float32}[type(value)]
+        add(name, value)
+    writer.add_tensor("a", np.zeros(32, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return path
 
 
-def test_the_header_of_a_gguf_file_is_read_too(tmp_path):
+def test_the_metadata_of_a_gguf_file_are_read_too(tmp_path):
     path, words = tmp_path / "model-F16.gguf", ["/home/alice", "hello"]
     good = {"general.name": "model", "llama.rope": 1e4, "general.tags": ["a"], "tokenizer.ggml.tokens": words}
     assert find_leaks(write_gguf(path, good)) == "", "a vocabulary may hold any word"
@@ -161,11 +157,11 @@ def test_the_header_of_a_gguf_file_is_read_too(tmp_path):
     assert find_leaks(write_gguf(path, secret)) == "holds a Hub token (hf_a…) in tokenizer.ggml.tokens"
     for data in (b"", b"GGML" + path.read_bytes()[4:], path.read_bytes()[:-1], path.read_bytes()[:16] + b"\xff" * 64):
         path.write_bytes(data)
-        with pytest.raises(ValueError, match="model-F16.gguf is no whole GGUF file"):
+        with pytest.raises(ValueError, match="model-F16.gguf is no complete GGUF file"):
             find_leaks(path)
 
 
-def test_rows_are_told_by_id_with_column_and_pattern(tmp_path, monkeypatch):
+def test_rows_are_named_by_id_with_column_and_pattern(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: Path("/fsx/a. b-ü"))
     path, token = tmp_path / "rows.parquet", "We use hf_" + "a" * 34 + "."
     texts = ["We.", None, token, "At /home/bob/x", "In /fsx/a. b-ü/x", "On /mnt/x", "By /root/x", "At /home and /data"]

@@ -14,7 +14,7 @@ from app import main as serve
 from approach.artifacts import read_run
 from approach.errors import UserError
 from approach.evaluation.systems import check_base
-from approach.generation.streaming import load_drafting_model
+from approach.generation.engine import Drafter
 from approach.models import find_adapter, load_adapter_base, load_model, load_weights
 from approach.prompt import encode_problem, load_tokenizer
 from approach.storage import format_size, read_json, read_json_lines
@@ -32,6 +32,7 @@ DAMAGES = {
     "no bytes": lambda folder: change(folder / "model.safetensors", lambda data: b""),
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
     "a weight is missing": lambda folder: change_weights(folder, lambda weight: None),
+    "a tensor without a place": lambda folder: change_weights(folder, lambda weight: weight, "model.extra.weight"),
     "a weight of another shape": lambda folder: change_weights(folder, lambda weight: weight[:, :3].contiguous()),
     "configuration is no JSON": lambda folder: change(folder / "config.json", lambda data: b"{"),
     "configuration is a list": lambda folder: change(folder / "config.json", lambda data: b"[]"),
@@ -54,8 +55,10 @@ def change_config(folder, **values) -> None:
     change(folder / "config.json", lambda data: json.dumps({**json.loads(data), **values}).encode())
 
 
-def change_weights(folder, edit) -> None:
+def change_weights(folder, edit, copy_to: str = "") -> None:
     weights, name = load_file(folder / "model.safetensors"), "model.layers.1.mlp.down_proj.weight"
+    if copy_to:
+        weights[copy_to] = weights[name].clone()
     if (changed := edit(weights.pop(name))) is not None:
         weights[name] = changed
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -80,6 +83,13 @@ def test_a_damaged_model_ends_in_one_line(base, trained, damage, tmp_path):
         hint = "(name another with --base_model_name_or_path)"
         adapter = find_adapter(str(trained.adapter), "--adapter_path", base=str(folder))
         assert_one_line(lambda: load_adapter_base(adapter), f"base {folder}: ", hint)
+
+
+def test_a_tensor_without_a_place_is_named(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "damaged")
+    DAMAGES["a tensor without a place"](folder)
+    said = "1 of its tensors have no place in a LlamaForCausalLM: model.extra.weight"
+    assert_one_line(lambda: load_weights(str(folder), "--model"), said)
 
 
 def test_tied_weights_are_not_missing(tmp_path):
@@ -115,7 +125,7 @@ def test_a_damaged_adapter_ends_in_one_line(trained, base, tmp_path):
 def test_an_adapter_is_no_base(trained, merged, dataset, tmp_path):
     adapter = str(trained.adapter)
     said = (f"{adapter}: it is an adapter and no base: merge it first",)
-    assert_one_line(lambda: load_drafting_model(adapter, "--base_model_name_or_path", tuned=False), *said)
+    assert_one_line(lambda: Drafter(adapter, argument="--base_model_name_or_path", is_base=True), *said)
     on_itself = find_adapter(adapter, "--adapter_path", base=adapter)
     assert_one_line(lambda: load_adapter_base(on_itself), "it is an adapter and no base: merge it first")
     problem = {"problem": "A problem.", "base_model_name_or_path": adapter}

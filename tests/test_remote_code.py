@@ -11,7 +11,7 @@ from approach.data.pairs import load_tokenizer_with_tags
 from approach.errors import UserError
 from approach.evaluation.scores import load_metrics
 from approach.models import load_model
-from approach.training.base import load_base
+from approach.training.trainer import load_base
 
 CODE = "import builtins\nbuiltins.harmed = True\nclass Harm:\n    pass\n"
 

@@ -6,8 +6,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 import pytest
 from conftest import ROOT
 
-from approach.data.sentences import SENTENCE_RULES
-from approach.roles import MODEL, PREFIXES, ROLES, RoleTagger, load_tagger, name_role
+from approach.data.pair_rules import SENTENCE_RULES
+from approach.roles import MODEL, PREFIXES, ROLES, RoleTagger, load_tagger, most_likely_role
 
 ABSTRACTS = [
     [
@@ -30,7 +30,7 @@ ABSTRACTS = [
 @pytest.mark.parametrize("abstract", ABSTRACTS)
 def test_each_sentence_of_a_plain_abstract_gets_its_role(abstract):
     tagged = load_tagger().tag([sentence for _, sentence in abstract])
-    assert [name_role(roles) for roles in tagged] == [role for role, _ in abstract]
+    assert [most_likely_role(roles) for roles in tagged] == [role for role, _ in abstract]
     for roles in tagged:
         assert list(roles) == list(ROLES) and sum(roles.values()) == pytest.approx(1)
 
@@ -107,7 +107,7 @@ def test_a_very_long_sentence_and_very_many_are_tagged():
 def test_sentences_as_the_script_cuts_them_get_the_same_roles():
     for abstract in ABSTRACTS:
         sentences = SENTENCE_RULES["auto"](" ".join(sentence for _, sentence in abstract))
-        assert [name_role(roles) for roles in load_tagger().tag(sentences)] == [role for role, _ in abstract]
+        assert [most_likely_role(roles) for roles in load_tagger().tag(sentences)] == [role for role, _ in abstract]
 
 
 def test_training_twice_on_the_same_abstracts_gives_the_same_bytes(monkeypatch):
@@ -119,4 +119,4 @@ def test_training_twice_on_the_same_abstracts_gives_the_same_bytes(monkeypatch):
     rows.append({"sentences": ["Thanks."], "labels": ["other"]})
     model = train_roles.train(rows)
     assert model == train_roles.train(rows)
-    assert [name_role(roles) for roles in RoleTagger(model).tag(rows[0]["sentences"])] == rows[0]["labels"]
+    assert [most_likely_role(roles) for roles in RoleTagger(model).tag(rows[0]["sentences"])] == rows[0]["labels"]

@@ -16,7 +16,7 @@ import train_sft
 from approach.errors import UserError
 from approach.models import find_adapter_folder
 from approach.training.publishing import split_hub_arguments
-from approach.training.run_record import describe_setup
+from approach.training.record import build_setup_record
 
 TOKEN = "hf_" + "a" * 34
 REPO = "alice/target"
@@ -90,16 +90,14 @@ def push_model(inputs, *flags):
 
 def push_adapter(inputs, *flags):
     """The model goes to a repository of its own, from a folder that nobody spoiled."""
-    model = shutil.copytree(inputs.whole_model, inputs.folder / "whole")
+    model = shutil.copytree(inputs.untouched_model, inputs.folder / "untouched")
     places = ["--push_only", model, "--hub_model_id", "alice/other", "--adapter_path", inputs.adapter]
     merge(*places, "--hub_adapter_id", REPO, *flags)
 
 
 def push_trained(inputs, *flags):
-    with pytest.raises(SystemExit) as ended:
-        train_sft.parse_arguments(["--push_only", str(inputs.adapter), "--hub_model_id", REPO, *flags])
-    if ended.value.code:
-        raise ended.value
+    words = ["--push_only", str(inputs.adapter), "--hub_model_id", REPO, *flags]
+    train_sft.main(*train_sft.parse_arguments(words))
 
 
 def train_and_push(strategy):
@@ -136,8 +134,8 @@ def make_target(hub, way: str, private: bool):
 
 
 @pytest.fixture(autouse=True)
-def whole_model(merged):
-    Inputs.whole_model = merged
+def untouched_model(merged):
+    Inputs.untouched_model = merged
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -162,7 +160,7 @@ def test_no_way_leads_to_a_repository_of_others_unasked(hub, inputs, way):
         WAYS[way](inputs)
     assert len(repository.commits) == 3 and not repository.uploads
     shutil.rmtree(inputs.folder / "checkpoint-4", ignore_errors=True)
-    shutil.rmtree(inputs.folder / "whole", ignore_errors=True)
+    shutil.rmtree(inputs.folder / "untouched", ignore_errors=True)
     WAYS[way](inputs, "--hub_overwrite")
     assert repository.files()["data/rows.csv"] == b"theirs" and repository.files()["README.md"] != b"theirs"
 
@@ -210,7 +208,7 @@ def test_what_the_user_allows_is_not_published_itself(hub, inputs):
     files = hub.repo("dataset", REPO).files()
     assert not any(b"/mnt/shared" in data or b"hub_overwrite" in data for data in files.values())
     words = ("--allow_paths", "/mnt/shared", "--hub_overwrite", "true")
-    setup = describe_setup(training_arguments(inputs.base, inputs.dataset, inputs.folder / "new", *words), {}, {})
+    setup = build_setup_record(training_arguments(inputs.base, inputs.dataset, inputs.folder / "new", *words), {}, {})
     assert not setup["arguments"].keys() & {"allow_paths", "hub_overwrite", "public", "push_only"}
 
 

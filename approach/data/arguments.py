@@ -1,22 +1,34 @@
-"""The arguments of the splits, and of pairs by the roles of sentences."""
+"""The arguments of a dataset: what to read, what makes a pair, and how the pairs are split."""
 
+import os
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from approach.arguments import check_ranges
+from approach.data.pair_rules import PAIR_RULES, SENTENCE_RULES
+from approach.prompt import MAX_PROBLEM_WORDS
 
-MIN_APPROACH_WORDS = {"first_sentence": 90, "roles": 30}  # without background and results an approach is shorter
+ARXIV = {
+    "dataset_name": "ccdv/arxiv-summarization",
+    "dataset_config": "document",
+    "dataset_revision": "240aaf1a969b3f8cd0ade6986bfad0cd730ee288",
+}
+ARXIV_ROWS = 203_037  # of the train split, by its card and by the original report
+# A copy of Kaggle's Cornell-University/arxiv: a paper's dates are in `versions`, its hard-wrapped `abstract` is prose.
+ARXIV_METADATA = "librarian-bots/arxiv-metadata-snapshot"
+VERSIONS_COLUMN = "versions"
 
 
 @dataclass
-class RoleArguments:
-    """What makes problem and approach, and what goes into the prompt."""
+class DatasetArguments:
+    """Everything that decides which rows a dataset has; the functions of `approach.data` take it as it is."""
 
+    # What makes a pair
     pair_rule: str = field(
         default="first_sentence",
         metadata={
-            "help": "'first_sentence': the first is the problem, the rest the approach, as in the report. 'roles': a "
-            "small tagger tells background, objective, method and result apart (docs/roles.md).",
-            "choices": ["first_sentence", "roles"],
+            "help": " ".join(f"'{name}': {rule.help}" for name, rule in PAIR_RULES.items()),
+            "choices": PAIR_RULES,
         },
     )
     prompt_context: str = field(
@@ -34,33 +46,7 @@ class RoleArguments:
         default=False, metadata={"help": "By roles: keep sentences such as 'We find that …' in the approach."}
     )
 
-    def describe_roles(self) -> dict:
-        """The same as `approach.data.pairs.PairRules` has it."""
-        return {
-            "by_roles": self.pair_rule == "roles",
-            "with_background": self.prompt_context == "background",
-            "keep_telling_problems": self.keep_telling_problems,
-            "keep_findings": self.keep_findings,
-        }
-
-    def check_roles(self, ready_made: bool) -> None:
-        """Raises ValueError where the arguments do not go together; `ready_made` pairs have no sentences to choose."""
-        by_roles = self.pair_rule == "roles"
-        if by_roles and ready_made:
-            raise ValueError("--pair_rule roles cuts abstracts: with --problem_column leave it out")
-        asked = {
-            "--prompt_context background": self.prompt_context == "background",
-            "--keep_telling_problems": self.keep_telling_problems,
-            "--keep_findings": self.keep_findings,
-        }
-        if not by_roles and any(asked.values()):
-            raise ValueError(f"{next(name for name in asked if asked[name])} needs --pair_rule roles")
-
-
-@dataclass
-class SplitArguments:
-    """Which rows are for training, for choosing and for the test."""
-
+    # How the pairs are split
     near_duplicate_threshold: float = field(
         default=0.7,
         metadata={"help": "Jaccard similarity of word 5-grams from which rows may not be in two splits; 0: no check."},
@@ -75,24 +61,100 @@ class SplitArguments:
     check_leakage: bool = field(default=False, metadata={"help": "Measure the highest similarity left across splits."})
     seed: int = field(default=42, metadata={"help": "Seed of the shuffle before the split."})
 
-    def describe_splits(self) -> dict:
-        """The same as `approach.data.splits.SplitRules` has it."""
-        return {
-            "validation_fraction": self.validation_fraction,
-            "test_fraction": self.test_fraction,
-            "near_duplicate_threshold": self.near_duplicate_threshold,
-            "test_from_year": self.test_from_year,
-            "seed": self.seed,
-        }
+    # What to read
+    dataset_name: str = field(
+        default=ARXIV["dataset_name"],
+        metadata={"help": "A .jsonl, .jsonl.gz, .json, .csv or .parquet file, a folder or glob of them, or a Hub id."},
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the Hub dataset."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of the Hub dataset to read."})
+    categories: str | None = field(
+        default=None,
+        metadata={"help": "Keep abstracts of these arXiv categories alone, such as cs.CL,cs.LG."},
+    )
+    abstract_column: str = field(
+        default="abstract",
+        metadata={"help": "Column of the abstracts: text, or a list of sentences (then --sentence_rule is not used)."},
+    )
+    id_column: str | None = field(
+        default=None, metadata={"help": "Column of the source's ids. Default: id or article_id, else a content hash."}
+    )
+    problem_column: str | None = field(default=None, metadata={"help": "Ready-made pairs: column of the problems."})
+    approach_column: str | None = field(default=None, metadata={"help": "Ready-made pairs: column of the approaches."})
 
-    def check_splits(self) -> None:
-        """Raises ValueError where an argument is out of its range, or one is missing."""
+    # How abstracts are cut, and which pairs are kept
+    sentence_rule: str = field(
+        default="auto",
+        metadata={
+            "help": "'lines': one sentence a line. 'punctuation': prose, by nupunkt. 'report': the original report's "
+            "rule. 'auto': lines where the abstract has several (but not hard-wrapped prose), else punctuation.",
+            "choices": SENTENCE_RULES,
+        },
+    )
+    min_sentences: int = field(default=2, metadata={"help": "Drop abstracts of fewer sentences."})
+    max_problem_words: int = field(
+        default=MAX_PROBLEM_WORDS, metadata={"help": "Drop pairs whose problem has more words."}
+    )
+    min_approach_words: int | None = field(
+        default=None,
+        metadata={
+            "help": "Drop pairs whose approach has fewer words. Default: "
+            + ", ".join(f"{rule.min_approach_words} with --pair_rule {name}" for name, rule in PAIR_RULES.items())
+        },
+    )
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer to count lengths in tokens with."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Drop pairs of more tokens, which training would cut. Needs --tokenizer_name."}
+    )
+    num_proc: int = field(
+        default=os.cpu_count() or 1, metadata={"help": "Processes; the result does not depend on it."}
+    )
+
+    def __post_init__(self):
+        if self.dataset_name == ARXIV["dataset_name"]:
+            self.dataset_config = self.dataset_config or ARXIV["dataset_config"]
+            self.dataset_revision = self.dataset_revision or ARXIV["dataset_revision"]
+        if self.dataset_name == ARXIV_METADATA and self.test_from_year is not None:
+            self.year_column = self.year_column or VERSIONS_COLUMN
+        if self.min_approach_words is None:
+            self.min_approach_words = PAIR_RULES[self.pair_rule].min_approach_words
+        self.check_pair_rule()
         check_ranges(
             self,
             validation_fraction="[0, 0.5)",
             test_fraction="[0, 0.5)",
             near_duplicate_threshold="[0.3, 1]" if self.near_duplicate_threshold else "[0, 1]",  # 0: no check
             seed="[0, inf)",
+            min_sentences="[2, inf)",
+            max_problem_words="[1, inf)",
+            min_approach_words="[1, inf)",
+            max_length="[1, inf)",
+            num_proc="[1, inf)",
         )
         if (self.year_column is None) != (self.test_from_year is None):
             raise ValueError("--year_column and --test_from_year go together")
+        if self.categories is not None and not self.category_names:
+            raise ValueError("--categories names none: give them with commas between, such as cs.CL,cs.LG")
+        for one, other in (("problem", "approach"), ("approach", "problem")):
+            if getattr(self, f"{one}_column") and not getattr(self, f"{other}_column"):
+                raise ValueError(f"--{one}_column needs --{other}_column")
+        if self.max_length and not self.tokenizer_name:
+            raise ValueError("--max_length needs --tokenizer_name to count tokens with")
+
+    def check_pair_rule(self) -> None:
+        """Raises ValueError where an argument belongs to another pair rule, or pairs are ready-made."""
+        if self.problem_column and self.pair_rule != "first_sentence":
+            raise ValueError(f"--pair_rule {self.pair_rule} cuts abstracts: with --problem_column leave it out")
+        allowed = PAIR_RULES[self.pair_rule].arguments
+        for name, rule in PAIR_RULES.items():
+            for argument in rule.arguments:
+                value = getattr(self, argument)
+                if argument not in allowed and value != self.__dataclass_fields__[argument].default:
+                    given = f"--{argument}" if value is True else f"--{argument} {value}"
+                    raise ValueError(f"{given} needs --pair_rule {name}")
+
+    @cached_property
+    def category_names(self) -> frozenset[str]:
+        """The categories of `--categories`, with or without spaces around the commas."""
+        return frozenset((self.categories or "").replace(",", " ").split())

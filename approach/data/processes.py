@@ -1,4 +1,4 @@
-"""Work on rows in several processes. Ctrl-C reaches this process alone, which then stops the others at once."""
+"""Work on rows in several processes. Ctrl-C reaches only this process, which then stops the others at once."""
 
 import multiprocessing
 import os
@@ -31,11 +31,12 @@ def map_rows(
     """
     What `function(batch, **options)` makes of all rows, in their order whatever the number of processes.
 
-    `features` are the types of its columns; without them the first rows decide, which is wrong of lists where those
-    rows have empty ones.
+    `features` are the types of its columns. Without them the first rows decide, which fails for lists that are empty
+    in these rows. The pool of `Dataset.map` is not used, because after Ctrl-C it printed the tracebacks of its
+    processes, or waited for ever.
 
-    Not by the pool of `Dataset.map`: after Ctrl-C it printed the traces of its processes, or waited for ever. Raises
-    ValueError where a row cannot be used.
+    Raises:
+        ValueError: where a row cannot be used.
     """
     num_parts = max(1, min(num_proc, len(rows) // MIN_ROWS))
     if num_parts == 1:
@@ -49,7 +50,7 @@ def map_rows(
             part = rows.shard(num_parts, number, contiguous=True)
             work = (part, function, options, desc, features, result, number == 0)
             process = context.Process(target=work_on_part, args=work, daemon=True)
-            with interrupts_held_back():
+            with hold_back_sigint():
                 process.start()
                 processes.append(process)
         wait_for_all(processes, results)
@@ -74,16 +75,16 @@ def work_on_part(
     result: Path,
     shows_progress: bool,
 ) -> None:
-    """What each process does: writes its part to the file `result`, or beside it why it could not."""
+    """What each process does: writes its part to the file `result`, or the reason why it cannot beside it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    tqdm.set_lock(threading.RLock())  # its own is shared by processes, and stays behind where one is killed
+    tqdm.set_lock(threading.RLock())  # tqdm's own lock is shared by processes, and stays locked where one is killed
     if not shows_progress:
         disable_progress_bars()
     try:
         place = {"cache_file_name": str(result), "new_fingerprint": result.stem}
         map_part(rows, function, options, desc, features=features, **place)
-    except Exception as error:  # whatever it is, the first process tells of it
+    except Exception as error:  # whatever it is, the first process reports it
         result.with_suffix(".error").write_text(first_line(error), encoding="utf-8")
         os._exit(1)
 
@@ -102,20 +103,20 @@ def wait_for_all(processes: list[BaseProcess], results: list[Path]) -> None:
             process, result = running.pop(sentinel)
             process.join()
             if process.exitcode:
-                told = result.with_suffix(".error")
-                reason = told.read_text(encoding="utf-8") if told.is_file() else "try a smaller --num_proc"
+                error = result.with_suffix(".error")
+                reason = error.read_text(encoding="utf-8") if error.is_file() else "try a smaller --num_proc"
                 raise ValueError(f"a process ended with status {process.exitcode}: {reason}")
 
 
 @contextmanager
-def interrupts_held_back() -> Iterator[None]:
-    """Keeps Ctrl-C waiting for the block's end, and for ever from processes that the block starts (not on Windows)."""
+def hold_back_sigint() -> Iterator[None]:
+    """Delays Ctrl-C until the block ends, and hides it from processes that the block starts (not on Windows)."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # which lets signals through when it begins
+    resource_tracker.ensure_running()  # it unblocks signals when it starts
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

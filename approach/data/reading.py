@@ -1,4 +1,10 @@
-"""Files of abstracts as rows: each value as it is written, and the file and line of what cannot be read."""
+"""
+Files of abstracts as rows: each value as it is written, and the file and line of what cannot be read.
+
+Dates and categories are parsed here, those of arXiv's metadata included. A snapshot of it
+(https://www.kaggle.com/datasets/Cornell-University/arxiv) has `categories` as "cs.CL cs.LG" and `versions` as
+`[{"version": "v1", "created": "Mon, 2 Apr 2007 19:18:42 GMT"}, …]`; its `update_date` is that of the last version.
+"""
 
 import csv
 import gzip
@@ -10,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from email.utils import parsedate
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -20,7 +27,6 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
-from approach.data.arxiv import find_first_date
 from approach.errors import first_line
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
@@ -32,35 +38,51 @@ Rows = Iterator[tuple[str, dict]]  # where a row stands, for messages ("a.csv, l
 
 
 @dataclass(frozen=True)
-class Lines:
-    """How the lines of CSV files became rows, by which a quotation mark that joins rows is seen."""
+class Columns:
+    """Which columns of a source hold what."""
+
+    abstract: str = "abstract"
+    problem: str | None = None  # with `approach`: ready-made pairs, and no abstract to cut
+    approach: str | None = None
+    id: str | None = None
+    year: str | None = None
+    category: str | None = None  # arXiv's categories
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns that problem and approach come from."""
+        return [self.problem, self.approach] if self.problem else [self.abstract]
+
+    @property
+    def wanted(self) -> list[str]:
+        """All columns to read, each once."""
+        return list(dict.fromkeys(name for name in (*self.texts, self.id, self.year, self.category) if name))
+
+
+@dataclass(frozen=True)
+class CsvLines:
+    """How the lines of CSV files became rows, which shows a stray quotation mark that joins rows."""
 
     lines: int
     rows: int
     rows_of_several_lines: int
 
 
-def build_dataset(paths: Sequence[str], kind: str, names: Sequence[str], texts: Sequence[str]) -> Dataset:
+def build_dataset(paths: Sequence[str], kind: str, columns: Columns) -> Dataset:
     """
-    The columns `names` of all rows: `texts` as a text or a list of sentences, the others as they are written.
+    The wanted columns of all rows: texts or lists of sentences, lists of categories, the others as they are written.
 
     `kind` is json, csv or parquet. What is no text in a column of texts is None. Raises ValueError and OSError with
     file and line where a row cannot be read.
     """
-    lists = {name for name in texts if holds_lists(paths, kind, name)}
-    features = Features({name: List(Value("string")) if name in lists else Value("string") for name in names})
-    # Tuples, for of lists datasets would make shards.
-    options = {
-        "paths": tuple(paths),
-        "kind": kind,
-        "names": tuple(names),
-        "texts": tuple(texts),
-        "lists": tuple(lists),
-    }
+    lists = {columns.category, *(name for name in columns.texts if holds_lists(paths, kind, name))}
+    types = {name: List(Value("string")) if name in lists else Value("string") for name in columns.wanted}
+    # Tuples, because datasets would make shards of lists.
+    options = {"paths": tuple(paths), "kind": kind, "columns": columns, "lists": tuple(lists)}
     try:
         # In a folder of its own: datasets would take the rows of files that have changed since for these.
         folder = tempfile.mkdtemp(dir=get_temporary_cache_files_directory())
-        return Dataset.from_generator(generate_rows, features=features, gen_kwargs=options, cache_dir=folder)
+        return Dataset.from_generator(generate_rows, features=Features(types), gen_kwargs=options, cache_dir=folder)
     except DatasetGenerationError as error:
         raise ValueError(first_line(error.__cause__ or error)) from error
 
@@ -84,21 +106,23 @@ def holds_lists(paths: Sequence[str], kind: str, name: str) -> bool:
     return isinstance(next((value for value in values if value not in (None, "")), None), list)
 
 
-def generate_rows(
-    paths: Sequence[str], kind: str, names: Sequence[str], texts: Sequence[str], lists: Sequence[str]
-) -> Iterator[dict]:
+def generate_rows(paths: Sequence[str], kind: str, columns: Columns, lists: Sequence[str]) -> Iterator[dict]:
     """The rows of all files as `build_dataset` stores them."""
     for path in paths:
-        for place, row in read_file(path, kind, names):
-            yield {
-                name: as_text(row.get(name), place, name, name in lists)
-                if name in texts
-                else as_written(row.get(name), place, name)
-                for name in names
-            }
+        for place, row in read_file(path, kind, columns.wanted):
+            values = {}
+            for name in columns.wanted:
+                value = row.get(name)
+                if name in columns.texts:
+                    values[name] = parse_text(value, place, name, name in lists)
+                elif name == columns.category:
+                    values[name] = [replace_surrogates(category) for category in parse_categories(value)]
+                else:
+                    values[name] = parse_scalar(value, place, name)
+            yield values
 
 
-def as_text(value: object, place: str, name: str, as_list: bool) -> str | list[str | None] | None:
+def parse_text(value: object, place: str, name: str, as_list: bool) -> str | list[str | None] | None:
     """A text, or a list of sentences where the column holds those; None for what is neither."""
     if isinstance(value, list) and not all(part is None or isinstance(part, str) for part in value):
         return None  # lists within a list, say
@@ -107,19 +131,42 @@ def as_text(value: object, place: str, name: str, as_list: bool) -> str | list[s
     if isinstance(value, list) != as_list:
         kinds = ("a list", "texts") if isinstance(value, list) else ("a text", "lists")
         raise ValueError(f"{place}: {name} is {kinds[0]}, where the rows before have {kinds[1]}")
-    return [part and mend(part) for part in value] if isinstance(value, list) else mend(value)
+    return [part and replace_surrogates(part) for part in value] if as_list else replace_surrogates(value)
 
 
-def as_written(value: object, place: str, name: str) -> str | None:
-    """An id, or a year or the date of arXiv's first version, as text; raises ValueError where it is something else."""
-    value = find_first_date(value)
+def parse_scalar(value: object, place: str, name: str) -> str | None:
+    """An id, a year or a date as it is written; raises ValueError where it is something else."""
+    value = first_version_date(value)
     if isinstance(value, list | dict | bytes):
         raise ValueError(f"{place}: {name} is {name_kind(value)}, where a text or a number was expected")
-    return None if value is None or value == "" else mend(str(value))
+    return None if value is None or value == "" else replace_surrogates(str(value))
 
 
-def mend(text: str) -> str:
-    """A text with halves of characters replaced by U+FFFD, by which `build_pair` knows the row."""
+def first_version_date(value: object) -> object:
+    """The date of the first of arXiv's versions, as it is written there; any other value as it is."""
+    first = value[0] if isinstance(value, list) and value else None
+    return first["created"] if isinstance(first, dict) and "created" in first else value
+
+
+def parse_year(value: object) -> int | None:
+    """
+    The year in `2023`, `"2023-05-01"`, `Mon, 1 May 2023 10:00:00 GMT`, or the `2023.0` of a CSV column with gaps.
+
+    None where there is no year.
+    """
+    match = re.match(r"\d{4}(?!\d)", str(value))
+    date = None if match else parsedate(str(value))
+    return int(match[0]) if match else date and date[0]
+
+
+def parse_categories(value: object) -> list[str]:
+    """An abstract's arXiv categories, the primary one first, from a text or a list of names."""
+    names = value.split() if isinstance(value, str) else value if isinstance(value, list) else []
+    return [str(name) for name in names if name]
+
+
+def replace_surrogates(text: str) -> str:
+    """A text with U+FFFD for halves of characters, so that `build_pair` drops the row as invalid text."""
     return text if text.isascii() else SURROGATE.sub("\ufffd", text)
 
 
@@ -131,7 +178,7 @@ def name_kind(value: object) -> str:
 def read_file(path: str, kind: str, names: Sequence[str] = ()) -> Rows:
     """The rows of one file, of Parquet these columns alone; raises ValueError and OSError that say where it fails."""
     name = Path(path).name
-    with damage_told(name):
+    with damaged_file_errors(name):
         if kind == "parquet":
             yield from read_parquet(path, name, names)
             return
@@ -140,8 +187,8 @@ def read_file(path: str, kind: str, names: Sequence[str] = ()) -> Rows:
 
 
 @contextmanager
-def damage_told(name: str) -> Iterator[None]:
-    """Raises ValueError that names the file where what packs or holds its rows is damaged."""
+def damaged_file_errors(name: str) -> Iterator[None]:
+    """Turns the errors of a damaged archive or Parquet file into a ValueError that names it."""
     try:
         yield
     except (EOFError, zlib.error, OSError, ArrowException) as error:
@@ -157,7 +204,7 @@ def open_text(path: str) -> IO[str]:
         begin = file.read(4)
     if begin.startswith(OTHER_ENCODINGS) or b"\0" in begin:
         raise ValueError(f"{Path(path).name} is in UTF-16 or UTF-32: save it as UTF-8")
-    # What is not UTF-8 becomes U+FFFD, by which build_pair knows the row.
+    # What is not UTF-8 becomes U+FFFD, so that build_pair drops the row as invalid text.
     return opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="")
 
 
@@ -170,10 +217,10 @@ def read_json_rows(file: IO[str], name: str) -> Rows:
         if first and line.lstrip().startswith("["):
             rows = parse_json(line + file.read(), name)
             places = (f"{name}, row {number}" for number in range(1, len(rows) + 1))
-            yield from ((place, require_object(row, place)) for place, row in zip(places, rows, strict=True))
+            yield from ((place, check_object(row, place)) for place, row in zip(places, rows, strict=True))
             return
         first, place = False, f"{name}, line {number}"
-        yield place, require_object(parse_json(line, place), place)
+        yield place, check_object(parse_json(line, place), place)
 
 
 def parse_json(text: str, place: str) -> object:
@@ -184,7 +231,7 @@ def parse_json(text: str, place: str) -> object:
         raise ValueError(f"{place} cannot be read as JSON: {first_line(error)}") from error
 
 
-def require_object(value: object, place: str) -> dict:
+def check_object(value: object, place: str) -> dict:
     """A row of JSON; raises ValueError where it is no object."""
     if not isinstance(value, dict):
         raise ValueError(f"{place}: an object with names and values was expected")
@@ -216,7 +263,7 @@ def read_csv(file: IO[str], name: str) -> Rows:
 
 def read_schema(path: str) -> tuple[list[str], int]:
     """The columns of a Parquet file and the number of its rows; raises ValueError where it is damaged."""
-    with damage_told(Path(path).name), ParquetFile(path) as file:
+    with damaged_file_errors(Path(path).name), ParquetFile(path) as file:
         return file.schema_arrow.names, file.metadata.num_rows
 
 
@@ -228,7 +275,7 @@ def read_parquet(path: str, name: str, names: Sequence[str]) -> Rows:
         yield from ((f"{name}, row {number}", row) for number, row in enumerate(rows, start=1))
 
 
-def count_lines(paths: Sequence[str]) -> Lines:
+def count_csv_lines(paths: Sequence[str]) -> CsvLines:
     """Lines and rows of CSV files, and how many rows take several lines."""
     csv.field_size_limit(MAX_CELL)
     lines = rows = several = 0
@@ -240,4 +287,4 @@ def count_lines(paths: Sequence[str]) -> Lines:
             for _ in reader:
                 rows, several = rows + 1, several + (reader.line_num > before + 1)
                 lines, before = lines + reader.line_num - before, reader.line_num
-    return Lines(lines, rows, several)
+    return CsvLines(lines, rows, several)

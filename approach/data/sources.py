@@ -5,39 +5,26 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
-from approach.data.reading import Lines, build_dataset, count_lines, find_names
+from approach.data.arguments import ARXIV, ARXIV_ROWS, DatasetArguments
+from approach.data.reading import (
+    Columns,
+    CsvLines,
+    build_dataset,
+    count_csv_lines,
+    find_names,
+    first_version_date,
+    parse_categories,
+)
 from approach.errors import UserError, first_line
 
 FILE_FORMATS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 ID_COLUMNS = ("id", "article_id")
 CATEGORY_COLUMNS = ("categories", "primary_category", "category")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a source hold what."""
-
-    abstract: str = "abstract"
-    problem: str | None = None  # with `approach`: ready-made pairs, and no abstract to cut
-    approach: str | None = None
-    id: str | None = None
-    year: str | None = None
-    category: str | None = None  # arXiv's; any name: look for one of CATEGORY_COLUMNS, which may be missing
-
-    @property
-    def texts(self) -> list[str]:
-        """The columns that problem and approach come from."""
-        return [self.problem, self.approach] if self.problem else [self.abstract]
-
-    @property
-    def wanted(self) -> list[str]:
-        """All columns to read, each once."""
-        return list(dict.fromkeys(name for name in (*self.texts, self.id, self.year, self.category) if name))
 
 
 @dataclass(frozen=True)
@@ -49,34 +36,29 @@ class Source:
     columns: Columns
     revision: str | None  # of a Hub dataset: the commit, where the Hub could be asked
     licence: str | None
-    lines: Lines | None = None  # of CSV files
+    csv_lines: CsvLines | None = None
 
 
-def load_source(
-    name: str, columns: Columns, config: str | None = None, revision: str | None = None, split: str = "train"
-) -> Source:
+def load_source(args: DatasetArguments) -> Source:
     """
-    Reads what `name` names: files, a folder or glob of them, or a Hub dataset with its config, revision and split.
+    Reads what `--dataset_name` names: files, a folder or glob of them, or a Hub dataset.
 
-    A missing id column is looked for among ID_COLUMNS. Raises UserError where the source cannot be read or lacks a
-    column.
+    Raises:
+        UserError: where the source cannot be read, lacks a column, or is the arXiv corpus without some of its rows.
     """
-    licence, files = None, find_files(name)
-    if not files:
-        require_hub_id(name)
-        # Without network a cached copy may still be read, revision as given. What is no id is told of below.
-        with suppress(OSError, HTTPError, ValueError):
-            info = HfApi().dataset_info(name, revision=revision)
-            revision, licence = info.sha, (info.card_data or {}).get("license")
+    name = args.dataset_name
     try:
-        if files:
-            return read_files(name, files, columns)
-        rows, columns = read_from_hub(name, columns, {"name": config, "revision": revision, "split": split})
+        files = find_files(name)
+        source = read_files(name, files, args) if files else read_from_hub(name, args)
     except DatasetGenerationError as error:
         raise UserError(f"--dataset_name {name}: cannot be read: {first_line(error.__cause__ or error)}") from error
     except (ValueError, OSError) as error:
         raise UserError(f"--dataset_name {name}: {first_line(error)}") from error
-    return Source(name, rows, columns, revision, licence)
+    if args.category_names and source.columns.category is None:
+        raise UserError(f"--categories: --dataset_name {name} has none of the columns {', '.join(CATEGORY_COLUMNS)}")
+    if name == ARXIV["dataset_name"] and args.dataset_split == "train" and len(source.rows) != ARXIV_ROWS:
+        raise UserError(f"--dataset_name {name}: {len(source.rows):,} rows where its card says {ARXIV_ROWS:,}")
+    return source
 
 
 def find_files(name: str) -> list[str]:
@@ -93,7 +75,7 @@ def file_format(path: str) -> str | None:
     return next((builder for ending, builder in FILE_FORMATS.items() if path.lower().endswith(ending)), None)
 
 
-def require_hub_id(name: str) -> None:
+def check_hub_id(name: str) -> None:
     """Raises UserError where a name that names no data file is no Hub id either."""
     exists = Path(name).exists()
     if exists or file_format(name) or name.count("/") > 1:
@@ -101,39 +83,71 @@ def require_hub_id(name: str) -> None:
         raise UserError(f"--dataset_name {name}: {found} {', '.join(FILE_FORMATS)}")
 
 
-def read_files(name: str, files: list[str], columns: Columns) -> Source:
+def read_files(name: str, files: list[str], args: DatasetArguments) -> Source:
     """The needed columns of files; raises UserError where their formats differ, raises as `build_dataset`."""
     kinds = sorted({file_format(path) for path in files})
     if len(kinds) > 1:
         raise UserError(f"--dataset_name {name}: files of several formats ({', '.join(kinds)}); name one with a glob")
-    columns = find_columns(name, columns, find_names(files, kinds[0]))
-    texts = [*columns.texts, columns.category] if columns.category else columns.texts  # may be lists, too
-    rows = build_dataset(files, kinds[0], columns.wanted, texts)
+    columns = find_columns(args, find_names(files, kinds[0]))
+    rows = build_dataset(files, kinds[0], columns)
     if not len(rows):
         raise ValueError("there is no row in it")
-    return Source(name, rows, columns, None, None, count_lines(files) if kinds[0] == "csv" else None)
+    return Source(name, rows, columns, None, None, count_csv_lines(files) if kinds[0] == "csv" else None)
 
 
-def read_from_hub(name: str, columns: Columns, place: dict) -> tuple[Dataset, Columns]:
-    """The needed columns of a Hub dataset, and which they are; `place` is its config, revision and split."""
-    source = load_dataset(name, **place, streaming=True)  # look at the columns before fetching all
-    names = source.column_names or list(next(iter(source), {}))
+def read_from_hub(name: str, args: DatasetArguments) -> Source:
+    """The needed columns of a Hub dataset; raises UserError, and ValueError or OSError, where it cannot be read."""
+    check_hub_id(name)
+    revision, licence = args.dataset_revision, None
+    # Without network a cached copy may still be read, by the revision as it was given.
+    with suppress(OSError, HTTPError, ValueError):
+        info = HfApi().dataset_info(name, revision=revision)
+        revision, licence = info.sha, (info.card_data or {}).get("license")
+    options = {"name": args.dataset_config, "revision": revision, "split": args.dataset_split}
+    streamed = load_dataset(name, **options, streaming=True)  # to look at the columns before all is fetched
+    names = streamed.column_names or list(next(iter(streamed), {}))
     if not names:
-        raise ValueError(f"there is no row in its split {place['split']}")
-    columns = find_columns(name, columns, names)
-    # The arXiv corpus's articles would be 40 times its abstracts; Parquet lets us leave them.
-    selection = {"columns": columns.wanted} if source.info.builder_name == "parquet" else {}
-    return load_dataset(name, **place, **selection).select_columns(columns.wanted), columns
+        raise ValueError(f"there is no row in its split {args.dataset_split}")
+    columns = find_columns(args, names)
+    # The arXiv corpus's articles are 40 times as large as its abstracts; of Parquet files we need not fetch them.
+    selection = {"columns": columns.wanted} if streamed.info.builder_name == "parquet" else {}
+    rows = load_dataset(name, **options, **selection).select_columns(columns.wanted)
+    return Source(name, parse_hub_columns(rows, columns), columns, revision, licence)
 
 
-def find_columns(name: str, columns: Columns, names: list[str]) -> Columns:
-    """`columns` with what was left open found among `names`; raises UserError where a column is missing."""
-    if columns.texts == ["abstract"] and "abstract" not in names and "abstract_text" in names:
-        columns = replace(columns, abstract="abstract_text")  # the arXiv corpus's first format
-    if columns.id is None:
-        columns = replace(columns, id=next((column for column in ID_COLUMNS if column in names), None))
+def parse_hub_columns(rows: Dataset, columns: Columns) -> Dataset:
+    """The rows with categories and arXiv's versions parsed, as those of files are."""
+    parsers = []
+    if columns.year and isinstance(rows.features[columns.year], List):
+        parsers.append((columns.year, first_version_date, Value("string")))
     if columns.category:
-        columns = replace(columns, category=next((column for column in CATEGORY_COLUMNS if column in names), None))
+        parsers.append((columns.category, parse_categories, List(Value("string"))))
+    for name, parse, feature in parsers:
+        values = [parse(value) for value in rows[name]]
+        rows = rows.remove_columns(name).add_column(name, values, feature=feature)
+    return rows
+
+
+def find_columns(args: DatasetArguments, names: list[str]) -> Columns:
+    """
+    Which of the columns `names` hold what: those that the arguments name, and those that can be found without.
+
+    Raises:
+        UserError: where a column is missing.
+    """
+    abstract = args.abstract_column
+    if abstract == "abstract" and "abstract" not in names and "abstract_text" in names:
+        abstract = "abstract_text"  # the arXiv corpus's first format
+    columns = Columns(
+        abstract=abstract,
+        problem=args.problem_column,
+        approach=args.approach_column,
+        id=args.id_column or next((column for column in ID_COLUMNS if column in names), None),
+        year=args.year_column,
+    )
+    others = [column for column in CATEGORY_COLUMNS if column in names and column not in columns.wanted]
+    columns = replace(columns, category=next(iter(others), None))
     if missing := [column for column in columns.wanted if column not in names]:
-        raise UserError(f"--dataset_name {name}: no column {', '.join(missing)}; it has {', '.join(names)}")
+        has = ", ".join(names)
+        raise UserError(f"--dataset_name {args.dataset_name}: no column {', '.join(missing)}; it has {has}")
     return columns

@@ -1,113 +1,73 @@
-"""From a source to train, validation and test, which share no near duplicates, and the counts for the report."""
+"""
+Train, validation and test, which share no near duplicates, and the counts for the report.
 
-from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+Near duplicates are rows that share most of their word 5-grams. MinHash finds candidates, exact similarity joins them.
+"""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, DatasetDict
+from rensa import RMinHash
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from approach.data.duplicates import find_duplicates, highest_similarity
-from approach.data.pairs import CATEGORY_REASON, COLUMNS, DROP_REASONS, ROLE_REASONS, PairRules, build_rows
+from approach.data.arguments import DatasetArguments
+from approach.data.pair_rules import PAIR_RULES
+from approach.data.pairs import list_drop_reasons
 from approach.data.processes import map_rows
-from approach.data.role_fit import describe_source
-from approach.data.sources import Source
-from approach.errors import UserError, first_line
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-ROLE_FEATURES = Features(
-    {
-        **dict.fromkeys([*COLUMNS, "reason", "fit", "category"], Value("string")),
-        **dict.fromkeys(["year", "problem_words", "approach_words", "tokens", "num_findings"], Value("int64")),
-        **dict.fromkeys(["roles", "sentences", "uses"], List(Value("string"))),
-        "role_confidence": Value("float64"),
-    }
-)
+from approach.errors import UserError
 
 
-@dataclass(frozen=True)
-class SplitRules:
-    """How rows are shared out among the splits."""
-
-    validation_fraction: float
-    test_fraction: float  # not used where `test_from_year` is set
-    near_duplicate_threshold: float  # 0: duplicates are not looked for
-    test_from_year: int | None
-    seed: int
-
-
-def build_splits(
-    source: Source,
-    pair_rules: PairRules,
-    split_rules: SplitRules,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
-    num_proc: int = 1,
-    check_leakage: bool = False,
-) -> tuple[DatasetDict, dict]:
+def build_splits(rows: Dataset, args: DatasetArguments) -> tuple[DatasetDict, dict]:
     """
-    Cuts, filters and splits a source; returns the splits and what `build_report.json` says of them.
+    Filters and splits the rows of `build_pairs`; returns the splits and the statistics for `build_report.json`.
 
-    The splits have more columns than the dataset: what is known of each row, for the card. `check_leakage` measures
-    the highest similarity that is left across splits. Raises UserError where no row is left for train.
+    The splits have more columns than the dataset, for the card.
+
+    Raises:
+        UserError: where no row is left for train.
     """
-    findings: dict = {"csv": asdict(source.lines)} if source.lines else {}
-    rows = build_pairs(source, pair_rules, tokenizer, num_proc)
-    if pair_rules.by_roles:
-        findings["roles"] = describe_source(rows)
+    statistics, num_read, rule = {}, len(rows), PAIR_RULES[args.pair_rule]
+    if rule.summarize:
+        statistics[args.pair_rule] = rule.summarize(rows)
     rows, funnel = drop_rows(rows)
     years, clusters = rows.with_format("numpy")["year"][:], np.arange(len(rows))
-    if split_rules.near_duplicate_threshold and len(rows):
-        originals, clusters = find_duplicates(rows, years, split_rules.near_duplicate_threshold, num_proc)
+    if args.near_duplicate_threshold and len(rows):
+        originals, clusters = find_duplicates(rows, years, args.near_duplicate_threshold, args.num_proc)
         funnel["exact_copy"] = len(rows) - len(originals)
         rows, years = rows.select(originals), years[originals]
-        findings["near_duplicates"] = describe_clusters(clusters, split_rules.test_from_year is not None)
-    rows, findings["repeated_ids"] = with_unique_ids(rows)
-    chosen, dropped = choose_splits(clusters, years, split_rules)
+        statistics["near_duplicates"] = summarize_clusters(clusters, args.test_from_year is not None)
+    rows, statistics["repeated_ids"] = make_ids_unique(rows)
+    indices, dropped = choose_splits(clusters, years, args)
     funnel["near_copy_of_earlier_year"] = len(dropped)
-    if not len(chosen["train"]):
-        counts = ", ".join(f"{funnel[reason]:,} {reason}" for reason in DROP_REASONS if funnel[reason])
-        raise UserError(
-            f"--dataset_name {source.name}: of {len(source.rows):,} rows none is left for train ({counts})"
-        )
-    kept = sum(map(len, chosen.values()))
-    unasked = {*(() if pair_rules.by_roles else ROLE_REASONS), *(() if pair_rules.categories else (CATEGORY_REASON,))}
-    reasons = [reason for reason in DROP_REASONS if reason not in unasked]
-    counts = {reason: funnel[reason] for reason in reasons}
-    findings["funnel"] = {"read": len(source.rows), **counts, "kept": kept}
-    # A split of no rows cannot be opened: a twentieth of fewer than 20 rows is left out.
-    splits = DatasetDict({name: rows.select(indices) for name, indices in chosen.items() if len(indices)})
-    findings["splits"] = {name: len(split) for name, split in splits.items()}
-    if check_leakage:
-        findings["highest_similarity"] = measure_leakage(splits)
-    findings |= describe_rows(splits["train"], with_tokens=tokenizer is not None)
-    return splits, findings
-
-
-def build_pairs(
-    source: Source, rules: PairRules, tokenizer: "PreTrainedTokenizerBase | None", num_proc: int
-) -> Dataset:
-    """A pair for each row, those included that are to be dropped; raises UserError at an unusable id."""
-    features = ROLE_FEATURES if rules.by_roles else None
-    options = {"features": features, "columns": source.columns, "rules": rules, "tokenizer": tokenizer}
-    try:
-        return map_rows(source.rows, build_rows, num_proc, "Cutting abstracts into pairs", **options)
-    except ValueError as error:
-        raise UserError(f"--dataset_name {source.name}: {first_line(error)}") from error
+    counts = {reason: funnel[reason] for reason in list_drop_reasons(args)}
+    if not len(indices["train"]):
+        shown = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+        raise UserError(f"--dataset_name {args.dataset_name}: of {num_read:,} rows none is left for train ({shown})")
+    statistics["funnel"] = {"read": num_read, **counts, "kept": sum(map(len, indices.values()))}
+    # A split without rows cannot be opened, so that it is left out: a twentieth of fewer than 20 rows, say.
+    splits = DatasetDict({name: rows.select(numbers) for name, numbers in indices.items() if len(numbers)})
+    statistics["splits"] = {name: len(split) for name, split in splits.items()}
+    if args.check_leakage:
+        statistics["highest_similarity"] = measure_leakage(splits)
+    return splits, {**statistics, **summarize_lengths(splits["train"], with_tokens=args.tokenizer_name is not None)}
 
 
 def drop_rows(rows: Dataset) -> tuple[Dataset, Counter]:
-    """The pairs that are kept, and how many rows went for each reason."""
+    """The pairs that are kept, and how many rows were dropped for each reason."""
     reasons = rows.data.column("reason").to_numpy()
     return rows.select(np.flatnonzero(reasons == "")), Counter(reasons.tolist())
 
 
-def with_unique_ids(rows: Dataset) -> tuple[Dataset, int]:
+def make_ids_unique(rows: Dataset) -> tuple[Dataset, int]:
     """
-    The rows with "-2", "-3" behind an id that a row before has, and how many there are of these.
+    The rows with "-2", "-3" after an id that an earlier row has, and how many such rows there are.
 
-    Later stages find a row by its id, and two rows of one id would become one.
+    Later stages find a row by its id, so that two rows of one id would become one.
     """
     ids = rows["id"][:]
     if len(set(ids)) == len(ids):
@@ -127,24 +87,24 @@ def with_unique_ids(rows: Dataset) -> tuple[Dataset, int]:
 
 
 def choose_splits(
-    clusters: np.ndarray, years: np.ndarray, rules: SplitRules
+    clusters: np.ndarray, years: np.ndarray, args: DatasetArguments
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """
-    Row numbers of each split, shuffled with the seed; and of the rows that belong to none.
+    Row numbers of each split, shuffled with the seed, and of the rows that belong to none.
 
-    `clusters` and `years` are `(rows,)`. No cluster of near duplicates stands in two splits: rows that have one stay
-    in train together, or in test where all of them are of `test_from_year` or later. Late rows with a near duplicate
-    of an earlier year belong to no split.
+    `clusters` and `years` are `(rows,)`. No cluster of near duplicates is spread over two splits: its rows stay
+    together in train, or in test where all of them are of `test_from_year` or later. Rows of these years with a near
+    duplicate of an earlier year belong to no split.
     """
-    order = np.random.default_rng(rules.seed).permutation(len(clusters))
+    order = np.random.default_rng(args.seed).permutation(len(clusters))
     alone = (np.bincount(clusters) == 1)[clusters]
-    num_validation = int(len(clusters) * rules.validation_fraction)
-    if rules.test_from_year is None:
-        num_test = int(len(clusters) * rules.test_fraction)
+    num_validation = int(len(clusters) * args.validation_fraction)
+    if args.test_from_year is None:
+        num_test = int(len(clusters) * args.test_fraction)
         dropped = np.empty(0, np.int64)
         test, validation = np.split(order[alone[order]][: num_test + num_validation], [num_test])
     else:
-        late = years >= rules.test_from_year
+        late = years >= args.test_from_year
         spans = np.isin(clusters, clusters[~late])[order]
         test, dropped = order[late[order] & ~spans], order[late[order] & spans]
         validation = order[(alone & ~late)[order]][:num_validation]
@@ -152,11 +112,27 @@ def choose_splits(
     return {"train": train, "validation": validation, "test": test}, dropped
 
 
-def describe_clusters(clusters: np.ndarray, in_time: bool) -> dict[str, int | str]:
-    """How many clusters of near duplicates there are, of how many rows, and in which split they are."""
+def summarize_clusters(clusters: np.ndarray, in_time: bool) -> dict[str, int | str]:
+    """How many clusters of near duplicates there are, how many rows they have, and in which split they are."""
     sizes = np.bincount(clusters)
     where = "no cluster stands in two splits" if in_time else "all of them in train"
     return {"clusters": int((sizes > 1).sum()), "rows": int(sizes[sizes > 1].sum()), "where": where}
+
+
+def summarize_lengths(rows: Dataset, with_tokens: bool) -> dict[str, dict]:
+    """Lengths of the rows in words and, where they were counted, in tokens."""
+    lengths = rows.with_format("numpy")
+    summary = {"words": {name: summarize_percentiles(lengths[f"{name}_words"][:]) for name in ("problem", "approach")}}
+    if with_tokens:
+        tokens = lengths["tokens"][:]
+        summary["tokens"] = {**summarize_percentiles(tokens), "share over 512": round(float((tokens > 512).mean()), 4)}
+    return summary
+
+
+def summarize_percentiles(lengths: np.ndarray) -> dict[str, float]:
+    """Mean and percentiles of some lengths."""
+    percentiles = {f"p{q}": int(np.percentile(lengths, q)) for q in (5, 50, 95, 99)}
+    return {"mean": round(float(lengths.mean()), 1), **percentiles}
 
 
 def measure_leakage(splits: DatasetDict) -> dict[str, float]:
@@ -169,17 +145,113 @@ def measure_leakage(splits: DatasetDict) -> dict[str, float]:
     }
 
 
-def describe_rows(rows: Dataset, with_tokens: bool) -> dict[str, dict]:
-    """Lengths of the rows in words and, where they were counted, in tokens."""
-    lengths = rows.with_format("numpy")
-    found = {"words": {name: describe_lengths(lengths[f"{name}_words"][:]) for name in ("problem", "approach")}}
-    if with_tokens:
-        tokens = lengths["tokens"][:]
-        found["tokens"] = {**describe_lengths(tokens), "share over 512": round(float((tokens > 512).mean()), 4)}
-    return found
+def highest_similarity(train: Iterable[dict], held_out: Iterable[dict]) -> float:
+    """The highest exact similarity of a row of `train` to one of `held_out`, by an inverted index of all shingles."""
+    sets = [shingles(normalize_words(row["problem"], row["approach"])) for row in held_out]
+    index = defaultdict(list)
+    for number, row in enumerate(sets):
+        for shingle in row:
+            index[shingle].append(number)
+    highest = 0.0
+    for row in train:
+        mine = shingles(normalize_words(row["problem"], row["approach"]))
+        shared = Counter(number for shingle in mine if shingle in index for number in index[shingle])
+        highest = max([highest, *(n / (len(mine) + len(sets[number]) - n) for number, n in shared.items())])
+    return highest
 
 
-def describe_lengths(lengths: np.ndarray) -> dict[str, float]:
-    """Mean and percentiles of some lengths."""
-    percentiles = {f"p{q}": int(np.percentile(lengths, q)) for q in (5, 50, 95, 99)}
-    return {"mean": round(float(lengths.mean()), 1), **percentiles}
+def find_duplicates(
+    rows: Dataset, years: np.ndarray, threshold: float, num_proc: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Row numbers of the originals, `(originals,)`, and the near-duplicate cluster of each, `(originals,)`.
+
+    An original is a row that is no exact copy of another; of several copies it is the one of the earliest year.
+    """
+    shape, texts = choose_bands(threshold), rows.select_columns(["problem", "approach"])
+    signatures = map_rows(texts, minhash, num_proc, "Hashing pairs", shape=shape)
+    earliest = np.argsort(years, kind="stable")
+    digests = signatures.data.column("digest").to_numpy()[earliest]
+    originals = np.sort(earliest[np.unique(digests, return_index=True)[1]])
+    bands = signatures.data.column("bands").combine_chunks().flatten().to_numpy().reshape(-1, shape[0])[originals]
+    return originals, find_clusters(rows.select(originals), bands, threshold)
+
+
+def minhash(batch: dict[str, list], shape: tuple[int, int]) -> dict[str, list]:
+    """
+    For each row the `bands` of its MinHash signature, each as one 64-bit hash, and a `digest` that exact copies share.
+
+    `shape` is bands and rows per band, as choose_bands returns them.
+    """
+    words = [normalize_words(*pair) for pair in zip(batch["problem"], batch["approach"], strict=True)]
+    digests = [hashlib.blake2b(" ".join(row).encode(), digest_size=8).hexdigest() for row in words]
+    matrix = RMinHash.digest_matrix_from_token_sets([shingles(row) for row in words], shape[0] * shape[1], 1)
+    signatures = np.array(matrix.to_rows(), dtype=np.uint64).reshape(len(words), *shape)
+    multipliers = np.random.default_rng(0).integers(2**63, size=shape[1], dtype=np.uint64) * 2 + 1
+    return {"bands": list((signatures * multipliers).sum(axis=2)), "digest": digests}
+
+
+def choose_bands(threshold: float, num_perm: int = 128) -> tuple[int, int]:
+    """Bands and rows per band: the longest bands with which 99.8 % of pairs at the threshold agree in two or more."""
+    for rows in range(num_perm // 2, 0, -1):
+        bands, agree = num_perm // rows, threshold**rows
+        if (1 - agree) ** bands + bands * agree * (1 - agree) ** (bands - 1) <= 0.002:
+            break
+    return bands, rows
+
+
+def find_clusters(rows: Dataset, bands: np.ndarray, threshold: float) -> np.ndarray:
+    """
+    Cluster numbers of `rows`, `(n,)`: two rows share one if a chain of pairs at or above the threshold joins them.
+
+    `bands` is `(n, bands)`. Rows with the same hash in a band form a bucket. Each row is compared with the four before
+    it in its bucket and with the first, so that the cost is linear in rows however large a bucket is. The exact
+    similarity decides whether two rows are joined, so that no row is joined by a chance agreement of hashes.
+    """
+    n = len(rows)
+    places, clusters = np.arange(n), np.arange(n)
+    joined, rejected = np.empty(0, np.int64), np.empty(0, np.int64)  # pairs (i, j), i < j, as the number i · n + j
+    for band in range(bands.shape[1]):
+        # Another band as the second key: in a bucket, true duplicates then stand side by side.
+        order = np.lexsort((bands[:, band - 1], bands[:, band]))
+        begins = np.diff(bands[order, band], prepend=~bands[order[:1], band]) != 0
+        first = np.maximum.accumulate(np.where(begins, places, 0))
+        partners = [first, *(np.maximum(places - gap, first) for gap in range(1, 5))]
+        pairs = np.concatenate([np.stack((order[partner], order)) for partner in partners], axis=1)
+        pairs = np.sort(pairs[:, clusters[pairs[0]] != clusters[pairs[1]]], axis=0)
+        pairs = pairs[:, (bands[pairs[0]] == bands[pairs[1]]).sum(axis=1) >= 2]  # one band alone is mostly chance
+        codes = np.setdiff1d(pairs[0] * n + pairs[1], rejected)
+        similar = np.fromiter(compare_pairs(rows, codes // n, codes % n, threshold), bool, len(codes))
+        rejected = np.union1d(rejected, codes[~similar])
+        joined = np.concatenate((joined, codes[similar]))
+        graph = coo_array((np.ones(len(joined)), (joined // n, joined % n)), shape=(n, n))
+        clusters = connected_components(graph, directed=False)[1]
+    return clusters
+
+
+def compare_pairs(
+    rows: Dataset, left: np.ndarray, right: np.ndarray, threshold: float, batch_size: int = 1000
+) -> Iterator[bool]:
+    """For each pair `(left[i], right[i])` whether its rows are at least as similar as the threshold, exactly."""
+    for start in range(0, len(left), batch_size):
+        pairs = list(zip(left[start : start + batch_size], right[start : start + batch_size], strict=True))
+        members = sorted({index for pair in pairs for index in pair})
+        texts = rows[members]
+        words = map(normalize_words, texts["problem"], texts["approach"])
+        sets = {member: shingles(row) for member, row in zip(members, words, strict=True)}
+        yield from (similarity(sets[i], sets[j]) >= threshold for i, j in pairs)
+
+
+def normalize_words(problem: str, approach: str) -> list[str]:
+    """A pair's words in lower case, without spacing and punctuation: rows are compared by these."""
+    return re.findall(r"[^\W_]+", f"{problem} {approach}".lower())
+
+
+def shingles(words: list[str], width: int = 5) -> set[str]:
+    """The set of word 5-grams, of which near duplicates share most."""
+    return {" ".join(words[i : i + width]) for i in range(max(1, len(words) - width + 1))}
+
+
+def similarity(one: set[str], other: set[str]) -> float:
+    """The Jaccard similarity of two sets of shingles."""
+    return len(one & other) / len(one | other)

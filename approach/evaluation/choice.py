@@ -14,8 +14,9 @@ from accelerate import PartialState
 
 from approach.evaluation.reference_nll import ReferenceNLL, join_models, measure_reference_nll
 from approach.evaluation.systems import TUNED, Problems, Recipe, SystemDrafts, base_prompts
-from approach.generation.generation import DECODINGS, UNGUIDED, Draft, Drafter
+from approach.generation.engine import Draft, Drafter
 from approach.generation.partial import PartialDrafts
+from approach.generation.sampling import DECODINGS, UNGUIDED
 from approach.prompt import make_prompt
 
 MIN_SHARE_ENDED = 0.95
@@ -41,7 +42,7 @@ class DraftSettings:
     def load_runs(self, recipe: Recipe) -> Iterator[Drafter]:
         """The models of a recipe, one at a time."""
         for model, revision in zip(recipe.models, recipe.revisions, strict=True):
-            yield Drafter(model, self.max_new_tokens, self.batch_size, recipe.argument, self.dtype, revision)
+            yield Drafter(model, self.max_new_tokens, self.batch_size, recipe.argument, self.dtype, revision=revision)
 
     def draft(self, drafter: Drafter, prompts: list[str], decoding: str, num_seeds: int = 1) -> list[list[Draft]]:
         """A list of drafts for each seed; a single one where the decoding draws nothing."""

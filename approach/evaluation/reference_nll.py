@@ -18,8 +18,8 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
-from approach.generation.cache import count_shared, read_beginning, repeat_rows
-from approach.generation.generation import Drafter
+from approach.generation.cache import build_prefix_cache, common_prefix_length, repeat_rows
+from approach.generation.engine import Drafter
 from approach.generation.partial import PartialDrafts
 from approach.models import context_length
 
@@ -112,14 +112,14 @@ def compute_nll(drafter: Drafter, prompts: list[str], approaches: list[str], par
     settings += [version("torch"), version("transformers")]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     texts = [encode(drafter.tokenizer, *pair) for pair in zip(prompts, approaches, strict=True)]
-    shared = count_shared([ids for ids, _ in texts], min((begin for _, begin in texts), default=1) - 1)
+    shared = common_prefix_length([ids for ids, _ in texts], min((begin for _, begin in texts), default=1) - 1)
     batches = make_batches([len(ids) for ids, _ in texts], shared, drafter.model)
     done = partial.read(key)
     own_batches = batches[state.process_index :: state.num_processes]
     missing = [rows for rows in own_batches if not all(row in done for row in rows)]
-    beginning = read_beginning(drafter.model, texts[0][0][:shared] if missing else [])
+    prefix_cache = build_prefix_cache(drafter.model, texts[0][0][:shared] if missing else [])
     for rows in tqdm(missing, desc="Reference NLL", disable=not state.is_main_process):
-        nll = compute_batch_nll(drafter.model, [texts[row] for row in rows], beginning)
+        nll = compute_batch_nll(drafter.model, [texts[row] for row in rows], prefix_cache)
         partial.append(key, rows, [{"nll": value} for value in nll])
     state.wait_for_everyone()
     done = partial.read(key)
@@ -150,14 +150,14 @@ def make_batches(lengths: list[int], shared: int, model: PreTrainedModel) -> lis
     return batches
 
 
-def compute_batch_nll(model: PreTrainedModel, texts: list[tuple[list[int], int]], beginning: Cache) -> list[float]:
+def compute_batch_nll(model: PreTrainedModel, texts: list[tuple[list[int], int]], prefix_cache: Cache) -> list[float]:
     """The NLL in bits of each text from where its approach begins; padding is on the right, and not attended to."""
-    shared = beginning.get_seq_length()
+    shared = prefix_cache.get_seq_length()
     width, first = max(len(ids) for ids, _ in texts), min(begin for _, begin in texts) - 1
     rows = torch.tensor([ids[shared:] + [0] * (width - len(ids)) for ids, _ in texts], device=model.device)
     mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in texts], device=model.device)
     with torch.inference_mode():
-        cache = repeat_rows(beginning, len(texts)) if shared else None
+        cache = repeat_rows(prefix_cache, len(texts)) if shared else None
         options = {"past_key_values": cache, "use_cache": bool(shared), "logits_to_keep": width - first}
         logits = model(input_ids=rows, attention_mask=mask, **options).logits
         losses = [

@@ -17,7 +17,7 @@ from approach.evaluation.choice import measure_repetition, passes_quality_checks
 from approach.evaluation.reference_nll import ReferenceNLL, bits_per_byte
 from approach.evaluation.significance import Estimate, Estimates, draw_rows, summarize_estimate
 from approach.evaluation.systems import SystemDrafts
-from approach.generation.generation import DECODINGS
+from approach.generation.sampling import DECODINGS
 from approach.metrics import list_overlap_metrics, list_table, load_metric
 from approach.retrieval import BM25Index
 from approach.storage import public_name

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from approach.dataset import load_split
 from approach.errors import UserError, user_errors
-from approach.generation.generation import DECODINGS, Draft
+from approach.generation.engine import Draft
+from approach.generation.sampling import DECODINGS
 from approach.models import BASE_ARGUMENT, check_no_adapter
 from approach.prompt import load_tokenizer, render_chat
 from approach.retrieval import BM25Index

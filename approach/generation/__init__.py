@@ -1,1 +1,1 @@
-"""From a problem to drafts."""
+"""Drafts for problems: one engine for evaluation, terminal and page."""

@@ -1,148 +1,192 @@
-"""Drafts that are written together: they leave when they have ended, and the next prompts take their places."""
+"""Continuous batching: drafts that have ended leave the batch, and the next prompts take their rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import pad
 from transformers import Cache, PreTrainedModel, StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
 
-from approach.generation.cache import repeat_rows
-from approach.generation.guidance import pair
-from approach.generation.sampling import make_generator, make_processors
+from approach.generation.cache import append_rows, keep_rows, repeat_rows
+from approach.generation.sampling import Decoding, build_processors, interleave_unconditional
 
-LEAVING = 8  # once one in so many places of a batch is free, the ended drafts leave and others join
+FREE_SHARE = 8  # once one in so many rows of a batch has ended, the ended drafts leave and others join
 
-
-class EnoughFree(StoppingCriteria):
-    """Interrupts a batch once one in `LEAVING` of its drafts has ended, so that the ended ones can leave it."""
-
-    def __init__(self, num_rows: int, stops: set[int], device: torch.device):
-        self.ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
-        self.stops = torch.tensor(sorted(stops), device=device)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
-        self.ended |= torch.isin(input_ids[:, -1], self.stops)
-        return torch.full_like(self.ended, self.ended.sum() * LEAVING >= len(self.ended))
+# Called with the number of a draft, the position of a new token in it, and the token.
+OnToken = Callable[[int, int, int], None]
 
 
 @dataclass
-class Place:
-    """A draft in the batch: its prompt's number and tokens, how many the draft may have, and its random numbers."""
+class RunningDraft:
+    """A draft in the batch: its number, its prompt's tokens, how long it may get, and its random numbers."""
 
     number: int
-    prompt: int
-    budget: int
-    random: torch.Generator
+    prompt: list[int]
+    max_new_tokens: int
+    generator: torch.Generator
+
+
+class EnoughEnded(StoppingCriteria):
+    """Interrupts `generate` once one in `FREE_SHARE` rows has ended, or as soon as `should_stop` says so."""
+
+    def __init__(self, num_rows: int, eos_token_ids: set[int], device: torch.device, should_stop: Callable[[], bool]):
+        self.ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
+        self.eos_token_ids = torch.tensor(sorted(eos_token_ids), device=device)
+        self.should_stop = should_stop
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        self.ended |= torch.isin(input_ids[:, -1], self.eos_token_ids)
+        has_enough = self.ended.sum() * FREE_SHARE >= len(self.ended)
+        return torch.full_like(self.ended, has_enough | self.should_stop())
+
+
+class TokenStreamer(BaseStreamer):
+    """Hands each new token to `on_token`, without the prompts and without the rows of the empty problem."""
+
+    def __init__(self, drafts: Sequence[tuple[int, int]], rows_per_draft: int, on_token: OnToken):
+        """`drafts` has the number of each draft and how many tokens of it there are."""
+        self.drafts, self.rows_per_draft, self.on_token = drafts, rows_per_draft, on_token
+        self.steps: int | None = None  # the first call brings the prompts
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.steps is None:
+            self.steps = 0
+            return
+        tokens = value[:: self.rows_per_draft].tolist()
+        for (number, start), token in zip(self.drafts, tokens, strict=True):
+            self.on_token(number, start + self.steps, token)
+        self.steps += 1
+
+    def end(self) -> None:
+        pass
 
 
 class DraftBatch:
     """
-    What stands of the drafts that are written together, and what the model has cached of them.
+    The drafts that are generated together, and what the model has cached of them.
+
+    transformers' `generate_batch` (5.23) would do it, but drops the repetition penalty and has no seed a row
+    (transformers#48468).
 
     Rows are aligned on the right. On the left a row is filled with its own first token, masked: a repetition penalty
-    counts what is masked, too, and a padding token that also ends drafts would end the padded ones more rarely.
+    counts masked tokens, too, and a padding token that also ends drafts would let padded ones end more rarely.
 
-    `beginning` is the cache of the tokens with which all prompts begin, which are read once for them all. Where the
-    prompt of an `empty` problem is given the drafts are guided: each has a second row, which begins with it.
+    `prefix_cache` holds the tokens that all prompts begin with. Where the `empty_prompt`, that of an empty problem, is
+    given the drafts are guided: each has a second row, which begins with it.
     """
 
-    def __init__(self, model: PreTrainedModel, stops: set[int], beginning: Cache, empty: list[int] | None = None):
-        self.model, self.stops, self.beginning, self.empty = model, stops, beginning, empty
-        self.rows_per_draft = 1 if empty is None else 2  # its own first
-        self.places: list[Place] = []
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        eos_token_ids: set[int],
+        prefix_cache: Cache,
+        empty_prompt: list[int] | None = None,
+    ):
+        self.model, self.eos_token_ids = model, eos_token_ids
+        self.prefix_cache, self.empty_prompt = prefix_cache, empty_prompt
+        self.rows_per_draft = 1 if empty_prompt is None else 2  # the draft's own row stands first
+        self.running: list[RunningDraft] = []
         self.ids = self.mask = torch.empty(0, 0, dtype=torch.long, device=model.device)
         self.cache: Cache | None = None
 
-    def join(self, prompts: Mapping[int, list[int]], budgets: Sequence[int], seeds: Sequence[int]) -> None:
-        """Reads prompts, all but their last tokens, and adds them, each with its draft's budget of tokens and seed."""
-        texts = list(prompts.values()) if self.empty is None else pair(prompts.values(), self.empty)
-        shared, cache = self.beginning.get_seq_length(), repeat_rows(self.beginning, len(texts))
-        ids, mask = align(texts, self.model.device, shared)
+    def add(self, drafts: Sequence[RunningDraft]) -> None:
+        """Adds drafts, and reads their prompts, all but the last tokens, which `generate` reads."""
+        prompts = [draft.prompt for draft in drafts]
+        if self.empty_prompt is not None:
+            prompts = interleave_unconditional(prompts, self.empty_prompt)
+        prefix, cache = self.prefix_cache.get_seq_length(), repeat_rows(self.prefix_cache, len(prompts))
+        ids, mask = align(prompts, self.model.device, prefix)
         self.model.base_model(
-            input_ids=ids[:, shared:-1],
+            input_ids=ids[:, prefix:-1],
             attention_mask=mask[:, :-1],
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, shared:-1],
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, prefix:-1],
             past_key_values=cache,
             use_cache=True,
         )
-        for number, prompt in prompts.items():
-            random = make_generator(seeds[number], self.model.device)
-            self.places.append(Place(number, len(prompt), budgets[number], random))
+        self.running += drafts
         if self.cache is None:
             self.ids, self.mask, self.cache = ids, mask, cache
             return
         width = max(ids.shape[1], self.ids.shape[1])
         self.ids = torch.cat([widen(part, width) for part in (self.ids, ids)])
         self.mask = torch.cat([pad(part, (width - part.shape[1], 0)) for part in (self.mask, mask)])
-        for layer, other in zip(self.cache.layers, cache.layers, strict=True):
-            layer.join(other)
+        append_rows(self.cache, cache)
 
-    def go_on(self, decoding: dict) -> dict[int, list[int]]:
-        """Writes until enough drafts have ended; those leave: their new tokens, by their prompts' numbers."""
-        budget = min(place.budget - new for place, new in zip(self.places, self.count_new(), strict=True))
-        processors = make_processors(
-            guidance=decoding["guidance"] if self.empty else 1,
-            repetition_penalty=decoding.get("repetition_penalty", 1.0),
-            temperature=decoding["temperature"] if decoding["do_sample"] else 0,
-            top_p=decoding.get("top_p", 1.0),
-            generators=[place.random for place in self.places],
-        )
+    def generate_until_free(
+        self, decoding: Decoding, on_token: OnToken | None, should_stop: Callable[[], bool]
+    ) -> dict[int, list[int]]:
+        """Generates until enough drafts have ended, which leave the batch: their new tokens, by their numbers."""
+        lengths = self.count_new_tokens()
+        streamer = None
+        if on_token:
+            numbers = [draft.number for draft in self.running]
+            streamer = TokenStreamer(list(zip(numbers, lengths, strict=True)), self.rows_per_draft, on_token)
+        generators = [draft.generator for draft in self.running]
         output = self.model.generate(
             input_ids=self.ids,
             attention_mask=self.mask,
             past_key_values=self.cache,
             do_sample=False,  # RowSampler leaves one token to choose
-            logits_processor=processors,
-            max_new_tokens=budget,
-            eos_token_id=sorted(self.stops) or None,
-            pad_token_id=min(self.stops, default=0),
-            stopping_criteria=[EnoughFree(len(self.ids), self.stops, self.ids.device)],
+            logits_processor=build_processors(decoding, generators, is_guided=self.empty_prompt is not None),
+            max_new_tokens=min(
+                draft.max_new_tokens - length for draft, length in zip(self.running, lengths, strict=True)
+            ),
+            eos_token_id=sorted(self.eos_token_ids) or None,
+            pad_token_id=min(self.eos_token_ids, default=0),
+            streamer=streamer,
+            stopping_criteria=[EnoughEnded(len(self.ids), self.eos_token_ids, self.ids.device, should_stop)],
         )
         self.mask = pad(self.mask, (0, output.shape[1] - self.ids.shape[1]), value=1)
         self.ids = output
-        left, staying = {}, []
-        own = output[:: self.rows_per_draft].tolist()
-        for i, (place, ids, number) in enumerate(zip(self.places, own, self.count_new(), strict=True)):
-            new = ids[len(ids) - number :]
-            if len(new) == place.budget or not self.stops.isdisjoint(new):
-                left[place.number] = new
+        ended, staying = {}, []
+        for i, (draft, new) in enumerate(zip(self.running, self.new_tokens(), strict=True)):
+            if len(new) == draft.max_new_tokens or not self.eos_token_ids.isdisjoint(new):
+                ended[draft.number] = new
             else:
                 staying.append(i)
         self.keep(staying)
-        return left
+        return ended
 
-    def count_new(self) -> list[int]:
+    def count_new_tokens(self) -> list[int]:
         """How many tokens of each draft there are."""
         read = self.mask[:: self.rows_per_draft].sum(dim=1).tolist()
-        return [tokens - place.prompt for tokens, place in zip(read, self.places, strict=True)]
+        return [tokens - len(draft.prompt) for tokens, draft in zip(read, self.running, strict=True)]
+
+    def new_tokens(self) -> list[list[int]]:
+        """The tokens of each draft, without its prompt."""
+        rows = self.ids[:: self.rows_per_draft].tolist()
+        return [ids[len(ids) - length :] for ids, length in zip(rows, self.count_new_tokens(), strict=True)]
 
     def keep(self, staying: list[int]) -> None:
         """Lets all other drafts leave, and the columns in which none of these has a token."""
-        self.places = [self.places[number] for number in staying]
+        self.running = [self.running[i] for i in staying]
         if not staying:
+            self.ids = self.mask = self.ids[:0, :0]
             self.cache = None
             return
-        rows = [number * self.rows_per_draft + row for number in staying for row in range(self.rows_per_draft)]
+        rows = [self.rows_per_draft * i + j for i in staying for j in range(self.rows_per_draft)]
         kept = torch.tensor(rows, device=self.ids.device)
         first = int(self.mask[kept].argmax(dim=1).min())
         self.ids, self.mask = self.ids[kept, first:], self.mask[kept, first:]
-        self.cache.batch_select_indices(kept)
-        for layer in self.cache.layers:
-            layer.cut(first)
+        keep_rows(self.cache, kept, first)
 
 
-def align(texts: Sequence[list[int]], device: torch.device, shared: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def align(
+    prompts: Sequence[list[int]], device: torch.device, prefix_length: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Ids and mask of texts, aligned on the right, of at least two columns so that there is something to read.
+    Ids and mask of prompts, aligned on the right, `(rows, tokens)`, of at least two columns so that one can be read.
 
-    The first `shared` tokens of all are one and stand on the left, before what fills a row.
+    The shared prefix stands on the left, before what fills a row.
     """
-    width = max(2, *map(len, texts))
-    fills = [width - len(text) for text in texts]
-    ids = [text[:shared] + text[:1] * fill + text[shared:] for text, fill in zip(texts, fills, strict=True)]
-    mask = [[1] * shared + [0] * fill + [1] * (width - shared - fill) for fill in fills]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+    width = max(2, *map(len, prompts))
+    fills = [width - len(ids) for ids in prompts]
+    rows = [
+        ids[:prefix_length] + ids[:1] * fill + ids[prefix_length:] for ids, fill in zip(prompts, fills, strict=True)
+    ]
+    mask = [[1] * prefix_length + [0] * fill + [1] * (width - prefix_length - fill) for fill in fills]
+    return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
 
 
 def widen(ids: torch.Tensor, width: int) -> torch.Tensor:

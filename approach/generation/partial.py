@@ -1,4 +1,4 @@
-"""Drafts on disk as they come, so that a run that was killed goes on where it was."""
+"""Drafts on disk as they come, so that a killed run continues where it was."""
 
 import json
 import shutil
@@ -16,8 +16,11 @@ class PartialDrafts:
     """
     Drafts on disk as they come, in a folder beside the output, where several processes find each other's.
 
-    Every row names its model, prompts and settings by a hash: drafts of other settings are not taken. Used in a `with`
-    block, it raises UserError where another run has the folder.
+    Every row names its model, prompts and settings by a hash, so that drafts of other settings are not used. Enter it
+    in a `with` block, which locks the folder.
+
+    Raises:
+        UserError: where another run uses the folder.
     """
 
     def __init__(self, output_dir: Path):
@@ -53,7 +56,7 @@ class PartialDrafts:
                 file.write("\n" + "\n".join(lines))  # a line that a kill cut off ends here
         except OSError as error:
             raise UserError(
-                f"{self.file}: {explain_os_error(error)}: the same command goes on from the drafts that there are"
+                f"{self.file}: {explain_os_error(error)}: the same command continues from the drafts that there are"
             ) from error
 
     def read(self, key: str) -> dict[int, dict]:

@@ -1,9 +1,9 @@
 """
-llama.cpp's converter, mended for tokenizers such as TinyLlama's that lie in a `tokenizer.json` alone.
+llama.cpp's converter, corrected for tokenizers such as TinyLlama's that have only a `tokenizer.json`.
 
-A program that `gguf.py` runs in a process of its own, for what it changes in llama.cpp's modules; it imports nothing
-else of this project. As it comes, the converter scores all tokens of such a tokenizer alike, so that llama.cpp joins
-their pieces in an order of its own ("k-mean|s" for "k-me|ans"), and lets llama.cpp put a space behind every tag.
+`gguf.py` runs this program in its own process, because it patches llama.cpp's modules; it imports nothing else of
+this project. Unpatched, the converter gives all tokens of such a tokenizer the same score, so that llama.cpp joins
+their pieces in another order ("k-mean|s" for "k-me|ans"), and it lets llama.cpp add a space after every tag.
 """
 
 import json
@@ -15,7 +15,7 @@ from conversion.base import TextModel
 
 
 class RankedVocabulary(gguf.LlamaHfVocab):
-    """A vocabulary whose tokens are scored by their place in the list of merges: the first are joined first."""
+    """A vocabulary that scores its tokens by their rank in the list of merges: the first are joined first."""
 
     def __init__(self, folder: Path):
         super().__init__(folder)
@@ -29,12 +29,12 @@ class RankedVocabulary(gguf.LlamaHfVocab):
 
 
 def set_vocabulary(model: TextModel) -> None:
-    """As the converter does it, and no space behind a tag: every prompt begins with one."""
-    as_it_comes(model)
+    """Sets the vocabulary as the converter does, but adds no space after a tag: every prompt begins with one."""
+    set_vocabulary_unpatched(model)
     model.gguf_writer.add_add_space_prefix(False)
 
 
-as_it_comes = TextModel._set_vocab_llama_hf
+set_vocabulary_unpatched = TextModel._set_vocab_llama_hf
 
 if __name__ == "__main__":
     gguf.LlamaHfVocab = RankedVocabulary

@@ -1,4 +1,4 @@
-"""Do two models say the same? Their logits and their greedy drafts on fixed problems are compared."""
+"""Do two models compute the same? Compares their logits and greedy drafts on fixed reference prompts."""
 
 from typing import NamedTuple
 
@@ -9,65 +9,72 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from approach.errors import UserError
 from approach.prompt import TAGS, make_prompt
 
-# Every model reads them; what they say does not matter, that two models answer alike does.
-PROBLEMS = (
+# Any three problems would do: what counts is that two models answer them alike.
+REFERENCE_PROBLEMS = (
     "Automatic summaries of long documents often repeat themselves and leave out the main result.",
     "The dependence of the critical temperature on disorder in thin films is not understood.",
     "Rare variants are missed by association studies because few patients carry them.",
 )
-PROMPTS = tuple(make_prompt(problem) for problem in PROBLEMS)
-# Of the logits' standard deviation. Rounding in FP32 moved SmolLM2-135M's by up to 5e-5 of it, as much as between FP32
-# and FP64 with the adapter alone; a wrong scale or a missing row moves them by far more.
+REFERENCE_PROMPTS = tuple(make_prompt(problem) for problem in REFERENCE_PROBLEMS)
+# As a share of the logits' standard deviation. Rounding in FP32 moved SmolLM2-135M's logits by up to 5e-5 of it, as
+# much as the step from FP32 to FP64 with the adapter alone; a wrong scale or a missing row moves them by far more.
 MAX_LOGIT_SHARE = 5e-4
-DRAFT_TOKENS = 16  # of each greedy draft that is compared
+DRAFT_TOKENS = 16  # the length of the greedy drafts that are compared
 
 
-class Draft(NamedTuple):
-    """A greedy continuation: its token ids, and for each the logits `(vocabulary,)` that it was chosen by."""
+class GreedyDraft(NamedTuple):
+    """A greedy continuation: its token ids, and the logits `(vocabulary,)` that each of them was chosen by."""
 
     ids: list[int]
     logits: list[torch.Tensor]
 
 
-class Reading(NamedTuple):
-    """All that is compared of a model: logits `(tokens, vocabulary)` and a draft for each prompt."""
+class ModelOutputs(NamedTuple):
+    """What is compared of a model: for each reference prompt its logits `(tokens, vocabulary)` and a draft."""
 
     logits: list[torch.Tensor]
-    drafts: list[Draft]
+    drafts: list[GreedyDraft]
 
 
-def read_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Reading:
-    """What a model says to the prompts, in FP32."""
-    return Reading(read_logits(model, tokenizer, PROMPTS), draft_greedily(model, tokenizer))
+def run_reference_prompts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ModelOutputs:
+    """The model's outputs on the reference prompts, in FP32."""
+    return ModelOutputs(compute_logits(model, tokenizer, REFERENCE_PROMPTS), generate_greedy_drafts(model, tokenizer))
 
 
-def require_equal(ours: Reading, theirs: Reading, names: str) -> float:
-    """The largest difference of two readings' logits; raises UserError if the two models do not say the same."""
+def check_same_outputs(ours: ModelOutputs, theirs: ModelOutputs, names: str) -> float:
+    """
+    The largest difference between the logits of two models, which `names` names in messages.
+
+    Raises:
+        UserError: where the logits differ by more than rounding, or the drafts differ where there is no near tie.
+    """
     difference, gap = largest_difference(ours.logits, theirs.logits), largest_gap(ours.drafts, theirs.drafts)
-    allowed = find_tolerance(ours.logits)
-    if not difference <= allowed:  # so that NaN is refused, too
-        raise UserError(f"{names} differ by {difference:.1e}, where {allowed:.1e} would be rounding: nothing written")
-    if gap > allowed:
+    tolerance = rounding_tolerance(ours.logits)
+    if not difference <= tolerance:  # written so that NaN is refused, too
+        raise UserError(
+            f"{names} differ by {difference:.1e}, where {tolerance:.1e} would be rounding: nothing written"
+        )
+    if gap > tolerance:
         raise UserError(f"{names} draft different texts, at no near tie ({gap:.1e}): nothing written")
     return difference
 
 
-def find_tolerance(logits: list[torch.Tensor]) -> float:
-    """By how much the logits of two equal models may differ, in logits, for FP32's rounding alone."""
+def rounding_tolerance(logits: list[torch.Tensor]) -> float:
+    """By how much the logits of two equal models may differ through FP32 rounding alone."""
     return MAX_LOGIT_SHARE * torch.cat(logits).std().item()
 
 
-def measure_effect(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> float:
-    """The largest difference that the adapter makes to its base's logits, the tags left out: the base has none."""
+def measure_adapter_effect(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> float:
+    """The largest difference that the adapter makes to its base's logits, without the tags: the base has none."""
     tag_ids = tokenizer.convert_tokens_to_ids(list(TAGS))
     words = [token_id for token_id in range(len(tokenizer)) if token_id not in tag_ids]
-    with_adapter = [logits[:, words] for logits in read_logits(model, tokenizer, PROBLEMS)]
+    with_adapter = [logits[:, words] for logits in compute_logits(model, tokenizer, REFERENCE_PROBLEMS)]
     with model.disable_adapter():
-        without = [logits[:, words] for logits in read_logits(model, tokenizer, PROBLEMS)]
+        without = [logits[:, words] for logits in compute_logits(model, tokenizer, REFERENCE_PROBLEMS)]
     return largest_difference(with_adapter, without)
 
 
-def read_logits(
+def compute_logits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...]
 ) -> list[torch.Tensor]:
     """The model's logits on each text, FP32 tensors of shape `(tokens, vocabulary)`."""
@@ -75,10 +82,10 @@ def read_logits(
         return [model(tokenizer(text, return_tensors="pt")["input_ids"]).logits[0].float() for text in texts]
 
 
-def draft_greedily(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Draft]:
-    """The first tokens of a greedy draft for each prompt."""
+def generate_greedy_drafts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[GreedyDraft]:
+    """The first tokens of a greedy draft for each reference prompt."""
     drafts = []
-    for prompt in PROMPTS:
+    for prompt in REFERENCE_PROMPTS:
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
         output = model.generate(
             **inputs,
@@ -89,7 +96,7 @@ def draft_greedily(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
             return_dict_in_generate=True,
         )
         ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-        drafts.append(Draft(ids, [logits[0].float() for logits in output.logits]))
+        drafts.append(GreedyDraft(ids, [logits[0].float() for logits in output.logits]))
     return drafts
 
 
@@ -100,11 +107,11 @@ def largest_difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> 
     return max((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True))
 
 
-def largest_gap(ours: list[Draft], theirs: list[Draft]) -> float:
+def largest_gap(ours: list[GreedyDraft], theirs: list[GreedyDraft]) -> float:
     """
-    How much our model prefers its own token to theirs where two drafts first differ, in logits; 0 where none does.
+    By how many logits our model prefers its own token where two drafts first differ; 0 where none does.
 
-    After that token the drafts continue different texts, and say nothing about the models.
+    The tokens after that one continue different texts, so they are not compared.
     """
     gap = 0.0
     for our_draft, their_draft in zip(ours, theirs, strict=True):

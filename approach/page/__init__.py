@@ -1,1 +1,1 @@
-"""What `app.py` shows: drafts as HTML, where they come from, and which hosts may ask."""
+"""What `app.py` shows: drafts that grow, as HTML, where they come from, and which hosts may ask."""

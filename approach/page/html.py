@@ -2,13 +2,17 @@
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
-from approach.generation.streaming import Draft, DraftingModel, Sampling, stream_drafts
 from approach.page.provenance import Provenance, TrainingPairs
+from approach.page.streaming import StreamedDraft, stream_drafts
 from approach.prompt import differences_from_training
 from approach.templates import HTML_TEMPLATES
+
+if TYPE_CHECKING:
+    from approach.generation.engine import Drafter
 
 MAX_PROBLEM_CHARACTERS = 2000  # beyond this it is not a sentence
 MIN_FREE_TOKENS = 32  # that the model's context must leave for a draft
@@ -17,10 +21,12 @@ ANTHOLOGY_ID = r"\d{4}\.[a-z][a-z0-9_-]*\.\d+|[A-Z]\d\d-\d{4,5}"
 
 
 def answer(
-    drafters: Sequence[DraftingModel],
+    drafters: "Sequence[Drafter]",
     pairs: TrainingPairs,
     problem: str,
-    sampling: Sampling,
+    decoding: Mapping,
+    seeds: Sequence[int],
+    max_new_tokens: int,
     stopped: threading.Event,
 ) -> Iterator[str]:
     """The HTML below the buttons, again and again while drafts are written, in the end with where they come from."""
@@ -30,14 +36,14 @@ def answer(
         return
     advice = "".join(f"{difference}. " for difference in differences_from_training(problem))
     drafts, was_stopped = [], False
-    for drafts in stream_drafts(drafters, problem, sampling, stopped):
+    for drafts in stream_drafts(drafters, problem, decoding, seeds, max_new_tokens, stopped):
         was_stopped = stopped.is_set()
-        yield render_drafts(problem, drafts, sampling, f"{advice}Writing …")
-    origins = pairs.trace([draft.whole_text for draft in drafts])
-    yield render_drafts(problem, drafts, sampling, f"{advice}{'Stopped.' if was_stopped else 'Done.'}", origins)
+        yield render_drafts(problem, drafts, decoding, f"{advice}Writing …")
+    origins = pairs.trace([draft.text for draft in drafts])
+    yield render_drafts(problem, drafts, decoding, f"{advice}{'Stopped.' if was_stopped else 'Done.'}", origins)
 
 
-def find_obstacle(problem: str, drafters: Sequence[DraftingModel]) -> str:
+def find_obstacle(problem: str, drafters: "Sequence[Drafter]") -> str:
     """Why no draft can be made for this problem, in plain words; empty where one can."""
     if not problem:
         return "Write a research problem first, in one sentence."
@@ -46,18 +52,22 @@ def find_obstacle(problem: str, drafters: Sequence[DraftingModel]) -> str:
             f"This text has {len(problem.split()):,} words, which is more than this page takes "
             f"({MAX_PROBLEM_CHARACTERS:,} characters). Say the problem in one sentence."
         )
-    if any(drafter.count_free_tokens(problem) < MIN_FREE_TOKENS for drafter in drafters):
+    if any(each.count_free_tokens(each.encode_problem(problem)) < MIN_FREE_TOKENS for each in drafters):
         return "This text is longer than the model can read. Say the problem in one sentence."
     return ""
 
 
 def render_drafts(
-    problem: str, drafts: Sequence[Draft], sampling: Sampling, status: str, origins: Sequence[Provenance] | None = None
+    problem: str,
+    drafts: Sequence[StreamedDraft],
+    decoding: Mapping,
+    status: str,
+    origins: Sequence[Provenance] | None = None,
 ) -> str:
     """The drafts as HTML, side by side; `origins` says where each comes from, once that is known."""
     cards = []
     for draft, provenance in zip(drafts, origins or [None] * len(drafts), strict=True):
-        text = draft.whole_text
+        text = draft.text
         spans = list_spans(provenance) if provenance else []
         cards.append(
             {
@@ -68,17 +78,17 @@ def render_drafts(
                 "num_citations": len(provenance.citations) if provenance else 0,
             }
         )
-    markdown = to_markdown(problem, drafts, sampling)
+    markdown = to_markdown(problem, drafts, decoding)
     template = HTML_TEMPLATES.get_template("drafts.html")
     return template.render(cards=cards, status=status, markdown=markdown, find_url=find_url)
 
 
-def to_markdown(problem: str, drafts: Sequence[Draft], sampling: Sampling) -> str:
+def to_markdown(problem: str, drafts: Sequence[StreamedDraft], decoding: Mapping) -> str:
     """The drafts as Markdown, in which HTML stays text."""
     blocks = [f"**Problem.** {problem}"]
-    blocks += [f"## {draft.heading} (seed {draft.seed})\n\n{draft.whole_text}" for draft in drafts]
-    settings = f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}"
-    settings += f", repetition penalty {sampling.repetition_penalty:g}, guidance {sampling.guidance:g}"
+    blocks += [f"## {draft.heading} (seed {draft.seed})\n\n{draft.text}" for draft in drafts]
+    settings = f"temperature {decoding['temperature']:g}, top-p {decoding['top_p']:g}"
+    settings += f", repetition penalty {decoding['repetition_penalty']:g}, guidance {decoding['guidance']:g}"
     blocks.append(f"Drafts by a small model ({settings}), to be checked: it invents results and citations.")
     return "\n\n".join(blocks).replace("<", "&lt;") + "\n"
 

@@ -1,1 +1,1 @@
-"""From pairs to an adapter."""
+"""From pairs to an adapter: what `train_sft.py` is made of."""

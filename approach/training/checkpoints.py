@@ -1,21 +1,20 @@
-"""Checkpoints: which run they are of, which one to go on from, and what makes them complete."""
+"""The run's folder and its checkpoints: whether a run may be written there, and which checkpoint it resumes from."""
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from zipfile import is_zipfile
 
 from safetensors import SafetensorError, safe_open
-from transformers import TrainerCallback
 from trl import ModelConfig, SFTConfig
 
-from approach.errors import UserError, first_line
-from approach.storage import public_name, write_json
-from approach.training.publishing import PROGRESS, Publisher
+from approach.errors import UserError, explain_os_error, first_line
+from approach.storage import Inputs, check_no_input, check_writable, public_name, remove_leftovers
+from approach.training.publishing import PROGRESS
 
-# What a resumed run may have otherwise, for the weights come out the same: all else is compared.
-HARMLESS = {
+# A resumed run may have other values of these: the weights come out the same. All other arguments are compared.
+IGNORED_ARGUMENTS = {
     "output_dir",
     "run_name",
     "project",
@@ -37,10 +36,10 @@ HARMLESS = {
     "batch_eval_metrics",
     "per_device_eval_batch_size",
     "eval_on_start",
-    "model_name_or_path",  # the base, by its public name
+    "model_name_or_path",  # the base, which is compared by its public name
     "trust_remote_code",
 }
-HARMLESS_PREFIXES = (
+IGNORED_PREFIXES = (
     "log",
     "hub_",
     "push_to_hub",
@@ -53,49 +52,60 @@ HARMLESS_PREFIXES = (
     "do_",
     "trackio_",
 )
-# Harmless as well, unless an evaluation decides which weights are kept.
-CHOOSE_THE_BEST = ("eval_", "save_", "metric_for_best_model", "greater_is_better")
+# Ignored as well, unless an evaluation decides which weights are kept.
+SELECTION_PREFIXES = ("eval_", "save_", "metric_for_best_model", "greater_is_better")
 MAX_NAMED = 5  # of the arguments that differ
 SAMPLES = "samples.jsonl"  # the drafts of the evaluations so far, which a resumed run adds to
+PARTIAL = ".partial-"  # the result while it is written, in the run's folder
+# What a run that was killed before its first checkpoint may have left.
+UNFINISHED = (SAMPLES, "checkpoint-", PARTIAL, ".staged-", "runs", "wandb")
 
 
 @dataclass
 class Progress:
-    """What a run has counted so far, saved with each checkpoint, so that a resumed run goes on counting."""
+    """What a run has counted so far. It is saved with each checkpoint, so that a resumed run continues counting."""
 
     seconds: float = 0  # of training steps
     tokens: int = 0  # of all processes, without padding
     positions: int = 0  # with padding
     wandb_run_id: str | None = None
+    activation_dtype: str | None = None  # the precision in force
 
 
-def describe_identity(
-    training_args: SFTConfig, model_args: ModelConfig, rows_digest: str, patience: int | None = None
-) -> dict:
+def check_run_folder(output_dir: Path, inputs: Inputs, overwrite: bool, resume: bool) -> None:
     """
-    What two parts of one run must have in common for the second to go on exactly where the first was stopped.
+    Checks that a run may be written to `output_dir`, and removes what a killed run left half written there.
 
-    `patience` is that of early stopping. Values are as JSON gives them back.
+    A folder with content must hold a training run, and the user must have asked to resume or to replace it. It must
+    hold nothing that is trained on: checkpoints are deleted, and the tokenizer and the card are written anew.
+
+    Raises:
+        UserError: where the folder cannot be written, or holds something that a run must not replace.
     """
-    prefixes = HARMLESS_PREFIXES if training_args.load_best_model_at_end else (*HARMLESS_PREFIXES, *CHOOSE_THE_BEST)
-    values = {
-        field.name: without_folder(getattr(group, field.name))
-        for group in (training_args, model_args)
-        for field in fields(group)
-        if field.name not in HARMLESS and not field.name.startswith(prefixes)
-    }
-    values |= {
-        "world_size": training_args.world_size,
-        "base": public_name(model_args.model_name_or_path),
-        "dataset rows": rows_digest,
-        "early_stopping_patience": patience,
-    }
-    return json.loads(json.dumps(values, default=str))
+    place = f"--output_dir {output_dir}"
+    try:
+        if output_dir.exists() and not output_dir.is_dir():
+            raise UserError(f"{place} is a file: name a folder")
+        check_writable(output_dir / "adapter")
+        check_no_input(place, output_dir, inputs)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{place} cannot be written: {explain_os_error(error)}") from error
+    if not output_dir.is_dir() or not any(output_dir.iterdir()):
+        return
+    if not contains_run(output_dir):
+        raise UserError(f"{place} is not empty and holds no training run: choose another folder")
+    if not overwrite and not resume:
+        raise UserError(f"{place} is not empty: add --resume_from_checkpoint true, or --overwrite")
+    remove_leftovers(output_dir, PARTIAL)
 
 
-def without_folder(value: object) -> object:
-    """An argument's value; of a file, a template say, the name alone, because checkpoints may be published."""
-    return public_name(value) if isinstance(value, str) and os.path.exists(value) else value
+def contains_run(folder: Path) -> bool:
+    """Whether a folder holds a run's result or checkpoints, or nothing but what an unfinished run leaves."""
+    if (folder / "merge.json").is_file():  # a merged model, with the training's run.json beside it
+        return False
+    if (folder / "run.json").is_file() or any((path / PROGRESS).is_file() for path in list_checkpoints(folder)):
+        return True
+    return all(path.name.startswith(UNFINISHED) for path in folder.iterdir())
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -104,12 +114,45 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(numbered, key=lambda path: int(path.name.partition("-")[2]), reverse=True)
 
 
-def find_checkpoint(output_dir: Path, wanted: str | None, identity: dict) -> tuple[str | None, Progress]:
+def build_resume_key(
+    training_args: SFTConfig, model_args: ModelConfig, rows_sha256: str, patience: int | None = None
+) -> dict:
     """
-    The checkpoint to go on from, the one named or for `true` the last complete one, if any; and its progress.
+    What must be equal in two parts of a run, so that the second continues exactly where the first was stopped.
 
-    Raises UserError where the checkpoint is of another run: bit for bit the same result needs the same rows, order
-    and steps. `progress.json` is written when all else of a checkpoint is; without it, the writing was interrupted.
+    `rows_sha256` is the hash of the tokenized rows, `patience` that of early stopping. Values are as JSON gives them
+    back, since they are compared with those that a checkpoint holds.
+    """
+    prefixes = IGNORED_PREFIXES if training_args.load_best_model_at_end else (*IGNORED_PREFIXES, *SELECTION_PREFIXES)
+    values = {
+        field.name: hide_folder(getattr(group, field.name))
+        for group in (training_args, model_args)
+        for field in fields(group)
+        if field.name not in IGNORED_ARGUMENTS and not field.name.startswith(prefixes)
+    }
+    values |= {
+        "world_size": training_args.world_size,
+        "base": public_name(model_args.model_name_or_path),
+        "dataset rows": rows_sha256,
+        "early_stopping_patience": patience,
+    }
+    return json.loads(json.dumps(values, default=str))
+
+
+def hide_folder(value: object) -> object:
+    """An argument's value; of the path of a file the name alone, because checkpoints may be published."""
+    return public_name(value) if isinstance(value, str) and os.path.exists(value) else value
+
+
+def find_checkpoint(output_dir: Path, wanted: str | None, resume_key: dict) -> tuple[str | None, Progress]:
+    """
+    The checkpoint to resume from and its progress: the one named, or for `true` the last complete one, if any.
+
+    `progress.json` is written last of a checkpoint: without it, the writing was interrupted.
+
+    Raises:
+        UserError: where the checkpoint is of another run: the same result bit for bit needs the same rows, order and
+            steps.
     """
     if wanted is None:
         return None, Progress()
@@ -117,12 +160,13 @@ def find_checkpoint(output_dir: Path, wanted: str | None, identity: dict) -> tup
     for checkpoint in list_checkpoints(output_dir) if takes_last else [Path(wanted)]:
         try:
             progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
-            theirs, progress = progress.pop("identity"), Progress(**progress)
-            require_whole(checkpoint)
+            saved_key = progress.pop("identity" if "identity" in progress else "resume_key")  # an earlier name of it
+            progress = Progress(**progress)
+            check_complete(checkpoint)
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            print(f"{checkpoint} is not complete: passed over ({type(error).__name__}: {first_line(error)})")
+            print(f"{checkpoint} is not complete: skipped ({type(error).__name__}: {first_line(error)})")
             continue
-        require_same_run(checkpoint, identity, theirs)
+        check_same_run(checkpoint, resume_key, saved_key)
         return str(checkpoint), progress
     if not takes_last:
         raise UserError(f"--resume_from_checkpoint {wanted}: no complete checkpoint")
@@ -130,7 +174,7 @@ def find_checkpoint(output_dir: Path, wanted: str | None, identity: dict) -> tup
     return None, Progress()
 
 
-def require_whole(checkpoint: Path) -> None:
+def check_complete(checkpoint: Path) -> None:
     """Raises ValueError or OSError where a file that the Trainer would read is damaged."""
     json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     for path in checkpoint.glob("*.safetensors"):
@@ -144,31 +188,15 @@ def require_whole(checkpoint: Path) -> None:
             raise ValueError(f"{path.name} is cut off")
 
 
-def require_same_run(checkpoint: Path, ours: dict, theirs: dict) -> None:
+def check_same_run(checkpoint: Path, resume_key: dict, saved_key: dict) -> None:
     """Raises UserError that names what differs where a checkpoint is of another run."""
     changed = [
-        f"{name} {ours.get(name)}, there {theirs.get(name)}"
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
+        f"{name} {resume_key.get(name)}, there {saved_key.get(name)}"
+        for name in sorted(resume_key.keys() | saved_key.keys())
+        if resume_key.get(name) != saved_key.get(name)
     ]
     if changed:
         more = f"; and {len(changed) - MAX_NAMED} more" if len(changed) > MAX_NAMED else ""
         raise UserError(
             f"--resume_from_checkpoint {checkpoint} is of another run: {'; '.join(changed[:MAX_NAMED])}{more}"
         )
-
-
-class CheckpointKeeper(TrainerCallback):
-    """Completes each checkpoint with the run's identity and progress, and publishes it where that was asked for."""
-
-    def __init__(self, identity: dict, progress: Progress, publisher: Publisher | None):
-        self.identity, self.progress, self.publisher = identity, progress, publisher
-
-    def on_save(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        progress = {name: value for name, value in asdict(self.progress).items() if value is not None}
-        write_json(checkpoint / PROGRESS, {"identity": self.identity, **progress})
-        if self.publisher:
-            self.publisher.publish_checkpoint(checkpoint, state.global_step)

@@ -1,7 +1,7 @@
 """
-What of the libraries is changed at run time, because no subclass can: seen on trl 1.16.0 with peft 0.21.2.
+Changes to the libraries at run time that no subclass can make: needed with trl 1.16.0 and peft 0.21.2.
 
-A new version of either must be read before it is taken; tests/training/test_patches.py fails where one has moved.
+Read a new version of either before you take it; tests/training/test_patches.py fails where one has moved.
 """
 
 import functools
@@ -15,7 +15,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from approach.embeddings import TagRowScores, embed_with_tag_rows
 
 HEAD_COLUMNS = 4096  # of the vocabulary at a time, for all tokens, where TRL scores
-# What caps or scales a model's scores, or adds to its loss: TRL's own head knows how.
+# Configuration that caps or scales a model's scores, or adds to its loss, which TRL's own head does.
 SPECIAL_SCORES = (
     "final_logit_softcapping",
     "logit_scale",
@@ -27,12 +27,16 @@ SPECIAL_SCORES = (
 
 
 def score_in_small_tiles() -> None:
-    """TRL's own head scores in tiles of 32,768 columns, which TinyLlama's fits into whole: 0.8 GiB more at 2 × 512."""
+    """
+    Makes TRL's own head score 4,096 columns of the vocabulary at a time, not 32,768.
+
+    TinyLlama's whole vocabulary fits into 32,768, which takes 0.8 GiB more for 2 × 512 tokens.
+    """
     trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = HEAD_COLUMNS
 
 
 def give_head_a_bias(model: PreTrainedModel | PeftModel) -> None:
-    """TRL reads `lm_head.bias`, which PEFT's wrapper of trained rows does not have where the base has no bias."""
+    """Gives the head a bias of None: TRL reads `lm_head.bias`, which PEFT's wrapper of trained rows does not have."""
     head = model.get_output_embeddings()
     if not hasattr(head, "bias"):
         head.register_parameter("bias", None)
@@ -40,11 +44,11 @@ def give_head_a_bias(model: PreTrainedModel | PeftModel) -> None:
 
 def score_tag_rows_apart(model: PeftModel) -> None:
     """
-    Has the loss of TRL's trainer come from `TagRowScores`, where the output matrix has trained rows and no bias.
+    Computes the loss of TRL's trainer with `TagRowScores`, where the output matrix has trained rows and no bias.
 
-    TRL's `compute_loss` asks the model's forward pass with `fused_lm_head`, inside DDP's wrapper, so that the pass
-    itself must be replaced; generation does not ask so, and keeps its own. Where a model caps or scales its scores, or
-    adds the losses of a router, the loss stays TRL's.
+    TRL's `compute_loss` calls the model with `fused_lm_head`, inside DDP's wrapper, so the forward pass itself is
+    replaced; generation calls it without and gets the original one. Where a model caps or scales its scores, or adds
+    the losses of a router, TRL's own pass stays.
     """
     config, adapter = model.config.get_text_config(), model.get_output_embeddings().token_adapter
     if any(getattr(config, name, None) for name in SPECIAL_SCORES) or adapter.base_layer.bias is not None:
@@ -71,7 +75,11 @@ def score_tag_rows_apart(model: PeftModel) -> None:
 
 
 def embed_tag_rows_apart(model: PeftModel) -> None:
-    """Looks the tags up beside the input matrix, of which PEFT makes a copy, and torch a gradient, at each look-up."""
+    """
+    Looks up the tags' rows beside the input matrix.
+
+    At each look-up PEFT would copy the matrix, and torch would compute a gradient of all of it.
+    """
     wrapper = model.get_input_embeddings()
     adapter = wrapper.token_adapter
     if type(adapter.base_layer) is not torch.nn.Embedding:  # Gemma's, for one, scales what it looks up

@@ -1,4 +1,4 @@
-"""What a run publishes, when, and where: its result, and its checkpoints if asked; always by `approach.hub`."""
+"""Publishing a run to the Hub through `approach.hub`: its result, and its checkpoints where that was asked for."""
 
 import copy
 import json
@@ -18,12 +18,12 @@ from approach.artifacts import MODEL_FILES, RECORDS, WEIGHTS, check_hashes
 from approach.errors import UserError, first_line
 from approach.storage import public_name, write_json
 
-if TYPE_CHECKING:  # publishing alone need not wait for it
+if TYPE_CHECKING:  # --push_only need not wait for it
     from trl import SFTConfig
 
 PUBLISHED = (*MODEL_FILES, *RECORDS)
 PROGRESS = "progress.json"  # of a checkpoint: which run it is of, and what it has counted
-# What going on from a checkpoint needs beside the model.
+# What resuming from a checkpoint needs beside the model.
 RESUME_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", PROGRESS)
 # Where in the repository a checkpoint goes, by TRL's --hub_strategy; what opens the model goes to its root, too.
 CHECKPOINT_FOLDERS = {"every_save": None, "checkpoint": "last-checkpoint", "all_checkpoints": "checkpoint-{step}"}
@@ -39,24 +39,27 @@ class Publisher:
 
     def check_access(self) -> None:
         """
-        Before hours are spent: raises UserError where the Hub would refuse the result.
+        Asks the Hub before hours are spent whether it will take the result, and makes the repository if need be.
 
-        Makes the repository where there is none. A Hub that cannot be asked now is no more than a warning.
+        A Hub that cannot be reached now is only a warning.
+
+        Raises:
+            UserError: where the Hub would refuse the result.
         """
         try:
             hub.check_access(self.repository, self.token)
-        except hub.HubFailed as error:
+        except hub.HubUnavailable as error:
             unknown = f"Whether {self.repository.name} may be pushed to cannot be asked now"
             print(f"{unknown} ({error}): training all the same", file=sys.stderr)
         except hub.PublishError as error:
             raise UserError(f"Not pushed to {self.repository.name}: {error}. Nothing was trained.") from error
 
     def publish_checkpoint(self, checkpoint: Path, step: int) -> None:
-        """Publishes a checkpoint as the strategy says; a failure is one line, and no reason to lose the run."""
+        """Publishes a checkpoint as the strategy says; a failure is printed in one line and does not end the run."""
         if self.strategy not in CHECKPOINT_FOLDERS:
             return
         files = list_model_files(checkpoint)
-        # By its progress the repository is known as ours from the first checkpoint on.
+        # Its progress.json marks the repository as ours from the first checkpoint on.
         parts = {"": [*files, *hub.list_files(checkpoint, [PROGRESS])]}
         if subfolder := CHECKPOINT_FOLDERS[self.strategy]:
             parts[subfolder.format(step=step)] = [*files, *hub.list_files(checkpoint, RESUME_FILES)]
@@ -73,38 +76,37 @@ class Publisher:
             places = ["--push_only", str(output_dir), "--hub_model_id", self.repository.name]
             later = shlex.join(["python", "train_sft.py", *places, *self.repository.list_flags()])
             failed = f"Not pushed to {self.repository.name}: {error}"
-            raise UserError(f"{failed}. {output_dir} is whole. To push it later: {later}") from error
+            raise UserError(f"{failed}. {output_dir} is complete. To push it later: {later}") from error
         print(f"Pushed to the Hub: {published.url}")
 
     def publish(self, parts: dict[str, list[Path]], message: str) -> hub.Published:
         """Publishes files by the folder of the repository that they go to, in one commit; raises PublishError."""
         for path in (path for files in parts.values() for path in files):
-            hub.refuse_links(path.parent, [path])  # staged, it would be a file
+            hub.check_no_links(path.parent, [path])  # the staged copy would be a file
         try:
-            with staged(parts) as folder:
+            with staging(parts) as folder:
                 files = sorted(path for path in folder.rglob("*") if path.is_file())
                 return hub.publish(folder, files, self.repository, message, replaces=[PROGRESS], token=self.token)
         except hub.PublishError as error:
             raise type(error)(str(error).removeprefix(f"{folder}{os.sep}")) from error
-        except (OSError, ValueError) as error:  # a disk that is full, a text that is none
+        except (OSError, ValueError) as error:  # a full disk, a file that is not UTF-8
             raise hub.PublishError(first_line(error)) from error
 
 
 def split_hub_arguments(
-    training_args: "SFTConfig", public: bool, **consent: bool | Sequence[str]
+    training_args: "SFTConfig", public: bool, **hub_options: bool | Sequence[str]
 ) -> "tuple[Publisher | None, SFTConfig]":
     """
-    Who publishes the run, None where that was not asked for, and the arguments without it.
+    The publisher of the run, None where publishing was not asked for, and the arguments without TRL's own publishing.
 
-    `consent` is what the user allows beside, as `hub.Repository` has it.
-
-    The Trainer would publish by itself, to a public repository as gladly as to a private one, and so would Trackio.
+    `hub_options` are the other options of `hub.Repository`. The Trainer would publish by itself, to a public
+    repository as well as to a private one, and so would Trackio.
     """
     publisher = None
     public = public or training_args.hub_private_repo is False
     if training_args.push_to_hub:
         name = training_args.hub_model_id or Path(training_args.output_dir).resolve().name
-        repository = hub.Repository(name, public=public, **consent)
+        repository = hub.Repository(name, public=public, **hub_options)
         publisher = Publisher(repository, str(training_args.hub_strategy.value), training_args.hub_token)
     others = copy.copy(training_args)
     others.push_to_hub, others.hub_token, others.hub_private_repo = False, None, not public
@@ -116,8 +118,8 @@ def list_model_files(folder: Path) -> list[Path]:
     return hub.list_files(folder, PUBLISHED)
 
 
-def require_result(folder: Path) -> str:
-    """Raises UserError where a folder is no finished run of ours, as it was written; returns what it holds."""
+def check_result(folder: Path) -> str:
+    """Returns what a folder of a finished run holds, "adapter" or "model"; raises UserError where it is none."""
     kinds = {"adapter": "adapter_config.json", "model": "config.json"}
     kind = next((kind for kind, name in kinds.items() if (folder / name).is_file()), None)
     if kind is None or not (folder / "run.json").is_file():
@@ -131,11 +133,11 @@ def require_result(folder: Path) -> str:
 
 
 @contextmanager
-def staged(parts: dict[str, list[Path]]) -> Iterator[Path]:
+def staging(parts: dict[str, list[Path]]) -> Iterator[Path]:
     """
     A folder laid out as the repository will be: files by the folder there that they go to, `""` for its root.
 
-    Lies beside the files, so that weights are linked instead of copied. Paths of this machine are taken out of the
+    It lies beside the files, so that weights are linked instead of copied. Paths of this machine are taken out of the
     files that the libraries write them to.
     """
     beside = next(path.parent for files in parts.values() for path in files)
@@ -144,15 +146,15 @@ def staged(parts: dict[str, list[Path]]) -> Iterator[Path]:
             folder = Path(name, subfolder)
             folder.mkdir(parents=True, exist_ok=True)
             for path in files:
-                place(path, folder / path.name)
+                copy_without_paths(path, folder / path.name)
         yield Path(name)
 
 
-def place(path: Path, target: Path) -> None:
-    """Links or copies one file, or writes it anew where it may name a path of this machine."""
+def copy_without_paths(path: Path, target: Path) -> None:
+    """Links or copies one file; writes it anew where it may name a path of this machine."""
     named = {"adapter_config.json": "base_model_name_or_path", "trainer_state.json": "best_model_checkpoint"}
     if key := named.get(path.name):
-        value = json.loads(path.read_text(encoding="utf-8"))  # not read_json, which would end the run
+        value = json.loads(path.read_text(encoding="utf-8"))  # not read_json, whose UserError would end the run
         write_json(target, {**value, key: value.get(key) and public_name(value[key])})
         return
     try:

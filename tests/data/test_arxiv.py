@@ -11,8 +11,8 @@ from datasets import load_dataset
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 
-from approach.data.arxiv import METADATA, find_first_date, list_categories
-from approach.data.pairs import read_year
+from approach.data.arguments import ARXIV_METADATA
+from approach.data.reading import first_version_date, parse_categories, parse_year
 from approach.errors import UserError
 from approach.storage import read_json
 from prepare_dataset import PrepareArguments, main
@@ -73,9 +73,16 @@ def test_the_command_of_the_docs_reads_such_rows_from_the_hub(snapshot, tmp_path
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with HubServer(users={"token": "librarian-bots"}, read_tokens={"read": "librarian-bots"}) as hub:
         api = HfApi(endpoint=hub.endpoint, token="token")
-        api.create_repo(METADATA, repo_type="dataset")
-        api.upload_folder(repo_id=METADATA, repo_type="dataset", folder_path=source)
-        command = [sys.executable, "prepare_dataset.py", "--dataset_name", METADATA, "--categories", "cs.CL,cs.LG"]
+        api.create_repo(ARXIV_METADATA, repo_type="dataset")
+        api.upload_folder(repo_id=ARXIV_METADATA, repo_type="dataset", folder_path=source)
+        command = [
+            sys.executable,
+            "prepare_dataset.py",
+            "--dataset_name",
+            ARXIV_METADATA,
+            "--categories",
+            "cs.CL,cs.LG",
+        ]
         command += ["--test_from_year", "2025", "--output_dir", str(tmp_path / "pairs"), "--min_approach_words", "1"]
         environment = hub.environment(token="read", home=tmp_path / "home")
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -87,8 +94,8 @@ def test_the_command_of_the_docs_reads_such_rows_from_the_hub(snapshot, tmp_path
 
 def test_the_snapshot_by_its_name_is_dated_by_its_versions(tmp_path):
     output = {"output_dir": str(tmp_path / "pairs")}
-    assert PrepareArguments(dataset_name=METADATA, test_from_year=2025, **output).year_column == "versions"
-    assert PrepareArguments(dataset_name=METADATA, **output).year_column is None
+    assert PrepareArguments(dataset_name=ARXIV_METADATA, test_from_year=2025, **output).year_column == "versions"
+    assert PrepareArguments(dataset_name=ARXIV_METADATA, **output).year_column is None
 
 
 def test_categories_that_cannot_be_asked_for_end_in_one_line(abstracts, tmp_path):
@@ -100,7 +107,7 @@ def test_categories_that_cannot_be_asked_for_end_in_one_line(abstracts, tmp_path
     assert not (tmp_path / "pairs").exists()
 
 
-def test_a_dataset_built_without_categories_is_told_of_as_before(dataset):
+def test_a_dataset_built_without_categories_is_reported_as_before(dataset):
     assert "other_category" not in read_json(dataset / "build_report.json")["funnel"]
 
 
@@ -119,9 +126,9 @@ def test_a_dataset_built_without_categories_is_told_of_as_before(dataset):
     ],
 )
 def test_a_year_is_read_from_what_people_write(value, year):
-    assert read_year(value) == year
+    assert parse_year(first_version_date(value)) == year
 
 
 def test_categories_are_read_from_a_text_or_a_list():
-    assert list_categories("cs.CL cs.LG") == list_categories(["cs.CL", "cs.LG", None]) == ["cs.CL", "cs.LG"]
-    assert list_categories(None) == [] and find_first_date("2020") == "2020"
+    assert parse_categories("cs.CL cs.LG") == parse_categories(["cs.CL", "cs.LG", None]) == ["cs.CL", "cs.LG"]
+    assert parse_categories(None) == [] and first_version_date("2020") == "2020"

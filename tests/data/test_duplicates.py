@@ -6,13 +6,13 @@ from datasets import Dataset
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from approach.data.duplicates import choose_bands, find_clusters, fold, shingles, sign, similarity
+from approach.data.splits import choose_bands, find_clusters, minhash, normalize_words, shingles, similarity
 
 
 def cluster(texts: list[str], threshold: float):
     rows = Dataset.from_dict({"problem": texts, "approach": [""] * len(texts)})
-    signed = sign(rows[:], choose_bands(threshold))
-    return signed["digest"], find_clusters(rows, np.stack(signed["bands"]), threshold)
+    signatures = minhash(rows[:], choose_bands(threshold))
+    return signatures["digest"], find_clusters(rows, np.stack(signatures["bands"]), threshold)
 
 
 def plant(texts: list[str], number: int, rng: random.Random) -> list[str]:
@@ -40,7 +40,7 @@ def test_clusters_are_those_of_comparing_all_with_all(threshold):
     texts += plant(texts, 100, rng)
     texts += plant(texts[300:], 50, rng)
     _, clusters = cluster(texts, threshold)
-    sets = [shingles(fold(text, "")) for text in texts]
+    sets = [shingles(normalize_words(text, "")) for text in texts]
     close = [(i, j) for i in range(450) for j in range(i) if similarity(sets[i], sets[j]) >= threshold]
     graph = coo_array((np.ones(len(close)), np.array(close).T), shape=(450, 450))
     exact = connected_components(graph, directed=False)[1]
@@ -57,7 +57,7 @@ def test_a_thousand_planted_twins_in_twenty_thousand_rows():
     for index, twin in enumerate(twins):
         if index % 4 == 3:
             assert digests[index] == digests[20_000 + index], "a copy but for case and spacing was missed"
-        if similarity(shingles(fold(texts[index], "")), shingles(fold(twin, ""))) >= 0.7:
+        if similarity(shingles(normalize_words(texts[index], "")), shingles(normalize_words(twin, ""))) >= 0.7:
             above += 1
             found += clusters[index] == clusters[20_000 + index]
     assert above > 800 and found / above >= 0.995

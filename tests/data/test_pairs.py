@@ -7,19 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from approach.data.pairs import DROP_REASONS, PairRules, build_pair, build_rows
-from approach.data.sentences import SENTENCE_RULES
-from approach.data.sources import Columns
+from approach.data.arguments import DatasetArguments
+from approach.data.pair_rules import SENTENCE_RULES
+from approach.data.pairs import build_row, build_rows, list_drop_reasons
+from approach.data.reading import Columns
 from approach.prompt import TAGS
 from approach.storage import read_json
 from prepare_dataset import PrepareArguments, main
 
-REPORT_RULES = PairRules("auto", min_sentences=2, max_problem_words=50, min_approach_words=90)
-
 
 def pair(abstract):
-    found = build_pair({"abstract": abstract}, Columns(), REPORT_RULES)
-    return found.problem, found.approach, found.reason
+    row = build_row({"abstract": abstract}, Columns(), DatasetArguments())
+    return row["problem"], row["approach"], row["reason"]
 
 
 def test_filters_apply_in_the_reports_order_and_at_its_bounds():
@@ -44,13 +43,13 @@ batches = st.lists(st.one_of(anything, sentences, tagged), min_size=100, max_siz
 @given(batches, st.sampled_from(sorted(SENTENCE_RULES)))
 def test_every_hostile_row_is_kept_whole_or_counted(abstracts, rule):
     """100 batches of 100 abstracts: no crash, one reason or none for each, and what is kept can be written."""
-    rules = PairRules(rule, min_sentences=2, max_problem_words=8, min_approach_words=2)
-    rows = build_rows({"abstract": abstracts}, Columns(), rules)
+    args = DatasetArguments(sentence_rule=rule, max_problem_words=8, min_approach_words=2)
+    rows = build_rows({"abstract": abstracts}, Columns(), args)
     assert all(len(column) == len(abstracts) for column in rows.values())
     for problem, approach, prompt, completion, reason in zip(
         *(rows[name] for name in ("problem", "approach", "prompt", "completion", "reason")), strict=True
     ):
-        assert reason == "" or reason in DROP_REASONS
+        assert reason == "" or reason in list_drop_reasons(args)
         if not reason:
             assert 0 < len(problem.split()) <= 8 and len(approach.split()) >= 2
             assert prompt == f"<problem>{problem}</problem><approach>" and completion == f" {approach}</approach>"

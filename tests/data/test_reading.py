@@ -10,9 +10,10 @@ from conftest import make_abstract, write_jsonl
 from datasets import load_dataset
 
 from approach.data import processes
-from approach.data.pairs import PairRules, build_rows
-from approach.data.sentences import SENTENCE_RULES
-from approach.data.sources import Columns
+from approach.data.arguments import DatasetArguments
+from approach.data.pair_rules import SENTENCE_RULES
+from approach.data.pairs import build_rows
+from approach.data.reading import Columns
 from approach.errors import UserError
 from approach.storage import read_json
 from prepare_dataset import PrepareArguments, main
@@ -204,6 +205,6 @@ def test_several_processes_tell_of_a_row_that_cannot_be_used_and_leave_none_runn
     rows = [{**row, "id": [row["id"]]} for row in make_rows()]
     pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     source = load_dataset("parquet", data_files=str(tmp_path / "a.parquet"), split="train")
-    options = {"columns": Columns(id="id"), "rules": PairRules("auto", 2, 50, 90)}
+    options = {"columns": Columns(id="id"), "args": DatasetArguments()}
     with pytest.raises(ValueError, match="is no id: a text or a number was expected"):
         processes.map_rows(source, build_rows, 2, "Cutting", **options)

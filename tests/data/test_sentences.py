@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from approach.data.sentences import split_auto, split_lines, split_punctuation, split_report
+from approach.data.pair_rules import split_auto, split_lines, split_punctuation, split_report
 from benchmarks.label_noise import boundaries
 
 

@@ -14,8 +14,8 @@ from approach.evaluation.choice import (
     summarize_behaviour,
 )
 from approach.evaluation.systems import Selection, build_base, build_recipes, load_problems
-from approach.generation.generation import DECODINGS, UNGUIDED
 from approach.generation.partial import PartialDrafts
+from approach.generation.sampling import DECODINGS, UNGUIDED
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from approach.evaluation.reference_nll import (
     permute_rows,
 )
 from approach.generation import cache
-from approach.generation.generation import Drafter
+from approach.generation.engine import Drafter
 from approach.generation.partial import PartialDrafts
 
 
@@ -76,12 +76,12 @@ def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(drafter, r
     monkeypatch.setattr(drafter.model.base_model, "forward", count)
     together = reference_nll.compute_nll(drafter, prompts, approaches, PartialDrafts(tmp_path / "together"))
     shared = read[0][1]
-    assert read[0][0] == 1 and shared > cache.SHARED_TOKENS and sum(rows for rows, _ in read[1:]) == len(rows)
+    assert read[0][0] == 1 and shared > cache.MIN_PREFIX_TOKENS and sum(rows for rows, _ in read[1:]) == len(rows)
     longest = max(
         len(reference_nll.encode(drafter.tokenizer, *pair)[0]) for pair in zip(prompts, approaches, strict=True)
     )
     assert max(tokens for _, tokens in read[1:]) == longest - shared
-    monkeypatch.setattr(cache, "SHARED_TOKENS", 10_000)
+    monkeypatch.setattr(cache, "MIN_PREFIX_TOKENS", 10_000)
     alone = reference_nll.compute_nll(drafter, prompts, approaches, PartialDrafts(tmp_path / "alone"))
     assert np.allclose(together, alone, rtol=1e-5, atol=0)
 

@@ -125,7 +125,6 @@ class Template:
 @pytest.mark.parametrize(
     "template",
     [
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{% for a in messages %}",
         "{{ nothing.at.all }}",
         "{{ 1 / 0 }}",
@@ -133,8 +132,7 @@ class Template:
         "{{ messages.__class__.__mro__ }}",
     ],
 )
-def test_a_chat_template_that_fails_or_hangs_is_named(template, monkeypatch):
-    monkeypatch.setattr("approach.prompt.TEMPLATE_SECONDS", 0.5)
+def test_a_chat_template_that_fails_is_named(template):
     row = {"problem": "A problem.", "prompt": "", "approach": "A draft."}
     with pytest.raises(ValueError, match="its chat template fails"):
         base_prompts(Template(template), [row], [row, row])

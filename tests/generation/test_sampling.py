@@ -21,7 +21,7 @@ def draw(scores: torch.Tensor, temperature: float, top_p: float, times: int) -> 
 @pytest.mark.parametrize("sorted_first", [1, 4, 1024])
 def test_tokens_are_drawn_as_often_as_transformers_rules_say(monkeypatch, sorted_first):
     """Four tokens hold less than 0.9 of these scores: more must be sorted, once or twice."""
-    monkeypatch.setattr(sampling, "SORTED", sorted_first)
+    monkeypatch.setattr(sampling, "NUM_CANDIDATES", sorted_first)
     torch.manual_seed(0)
     scores = torch.randn(1, 40) * 2
     warped = TopPLogitsWarper(0.9)(None, TemperatureLogitsWarper(0.7)(None, scores))
@@ -37,7 +37,7 @@ def test_one_token_is_left_where_it_alone_reaches_top_p():
 
 def test_a_row_draws_the_same_whoever_is_beside_it(monkeypatch):
     """Flat rows, of which more is sorted, beside steep ones; in bfloat16 many scores are the same."""
-    monkeypatch.setattr(sampling, "SORTED", 8)
+    monkeypatch.setattr(sampling, "NUM_CANDIDATES", 8)
     torch.manual_seed(0)
     scores = (torch.randn(6, 300) * torch.tensor([0.1, 4, 1, 8, 2, 0.01])[:, None]).bfloat16().float()
     together = RowSampler(1.0, 0.95, [make_generator(seed, CPU) for seed in range(6)])(None, scores)

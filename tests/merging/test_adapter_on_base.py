@@ -95,6 +95,6 @@ def test_an_adapter_trained_on_a_4_bit_base_merges_into_the_full_one(dataset, tm
     assert torch.equal(merged.get_parameter(name), full.get_parameter(name))
 
 
-def test_a_whole_model_is_no_adapter_and_says_how_to_publish_it(merged, tmp_path):
-    with pytest.raises(UserError, match=f"is already a whole model: publish it with --push_only {merged}"):
+def test_a_complete_model_is_no_adapter_and_says_how_to_publish_it(merged, tmp_path):
+    with pytest.raises(UserError, match=f"is already a complete model: publish it with --push_only {merged}"):
         merge(merged, tmp_path / "model")

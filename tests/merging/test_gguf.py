@@ -12,15 +12,14 @@ import pytest
 import torch
 from bases import BASES, make_tinyllama
 from conftest import ROOT, assert_one_clear_line, make_base, run_script
-from merging_inputs import make_whole
+from merging_inputs import make_merged
 from publishing import contents, serve_hub, shown, uploads
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from approach.artifacts import GGUF_FILES
 from approach.errors import UserError
 from approach.merging.arguments import PACKAGES
-from approach.merging.gguf import PROBLEMS, move_into_place
-from approach.merging.modelfile import make_modelfile, render_modelfile
+from approach.merging.gguf import TOKENIZER_PROBLEMS, format_modelfile, move_into_place, render_modelfile
 from approach.prompt import MAX_NEW_TOKENS, REPETITION_PENALTY, encode_problem, make_completion, make_prompt
 from merge_and_push import MergeArguments, main, parse_arguments
 
@@ -53,15 +52,15 @@ def convert(folder, *kinds, **options):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def untrained(tmp_path_factory):
     """A merged model of SmolLM2's kind, but for the training."""
     folder = tmp_path_factory.mktemp("smollm2")
-    return make_whole(KINDS["smollm2"](folder / "base"), folder / "model")
+    return make_merged(KINDS["smollm2"](folder / "base"), folder / "model")
 
 
 @pytest.fixture
-def model(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "model")
+def model(untrained, tmp_path):
+    return shutil.copytree(untrained, tmp_path / "model")
 
 
 def draft_in_llama_cpp(path, problem: str) -> list[int]:
@@ -69,8 +68,8 @@ def draft_in_llama_cpp(path, problem: str) -> list[int]:
     import llama_cpp
 
     llama = llama_cpp.Llama(str(path), n_ctx=512, verbose=False)
-    told = {name: float(llama.metadata[f"general.sampling.{name}"]) for name in ("temp", "penalty_repeat")}
-    assert told == {"temp": 0, "penalty_repeat": pytest.approx(REPETITION_PENALTY)}
+    settings = {name: float(llama.metadata[f"general.sampling.{name}"]) for name in ("temp", "penalty_repeat")}
+    assert settings == {"temp": 0, "penalty_repeat": pytest.approx(REPETITION_PENALTY)}
     message = [{"role": "user", "content": problem}]
     llama.create_chat_completion(message, temperature=0, repeat_penalty=1.0, max_tokens=LENGTH)
     ids = list(llama.eval_tokens)  # without the last, or with some more where bytes make no whole letter yet
@@ -81,11 +80,11 @@ def draft_in_llama_cpp(path, problem: str) -> list[int]:
 @needs_llama_cpp
 @pytest.mark.parametrize("kind", KINDS)
 def test_llama_cpp_drafts_what_transformers_drafts(kind, converter, tmp_path, capsys):
-    model = make_whole(KINDS[kind](tmp_path / "base"), tmp_path / "model")
+    model = make_merged(KINDS[kind](tmp_path / "base"), tmp_path / "model")
     convert(model, "f16", "q8_0")
     tokenizer, in_transformers = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
     drafted = set()
-    for problem in PROBLEMS:
+    for problem in TOKENIZER_PROBLEMS:
         prompt = encode_problem(tokenizer, problem)
         expected = in_transformers.generate(**prompt, max_new_tokens=LENGTH, repetition_penalty=1.0)[0].tolist()
         assert draft_in_llama_cpp(model / GGUF_FILES["f16"], problem)[: len(expected) - 1] == expected[:-1]
@@ -95,8 +94,8 @@ def test_llama_cpp_drafts_what_transformers_drafts(kind, converter, tmp_path, ca
     assert set(record["found"]) == {GGUF_FILES["f16"], GGUF_FILES["q8_0"]}
     assert record["found"][GGUF_FILES["f16"]]["argmax_changes"] < 3
     assert f"FROM ./{GGUF_FILES['q8_0']}\n" in (model / "Modelfile").read_text(encoding="utf-8"), "the smallest"
-    told = capsys.readouterr().out
-    assert f"Wrote {model / GGUF_FILES['q8_0']}" in told and "most likely tokens are not those" in told
+    printed = capsys.readouterr().out
+    assert f"Wrote {model / GGUF_FILES['q8_0']}" in printed and "most likely tokens are not those" in printed
     card = (model / "README.md").read_text(encoding="utf-8")
     assert "llama-server" in card and "ollama create" in card and str(model) not in card
     assert not [path for path in model.iterdir() if path.name.startswith(".")]
@@ -139,14 +138,14 @@ def test_what_is_wrong_gets_no_name(model, converter, program, said):
     with pytest.raises(UserError, match=f"^Not converted: .*{said}") as ended:
         convert(model, "f16")
     line = str(ended.value)
-    assert "\n" not in line and f"{model} is whole without. To convert it later: python merge_and_push.py" in line
+    assert "\n" not in line and f"{model} is complete without it. To convert it later: python" in line
     assert contents(model) == before
 
 
 @needs_llama_cpp
 def test_without_our_scores_a_tokenizer_like_tinyllamas_is_refused(tmp_path, monkeypatch):
     """Merges in another order give other tokens: what llama.cpp's converter does with a `tokenizer.json` alone."""
-    model = make_whole(make_tinyllama(tmp_path / "base"), tmp_path / "model")
+    model = make_merged(make_tinyllama(tmp_path / "base"), tmp_path / "model")
     monkeypatch.setattr("approach.merging.gguf.CONVERTER", (sys.executable, "-P", "-m", "convert_hf_to_gguf"))
     with pytest.raises(UserError, match="its chat template gives other token ids than training saw"):
         convert(model, "f16")
@@ -154,9 +153,9 @@ def test_without_our_scores_a_tokenizer_like_tinyllamas_is_refused(tmp_path, mon
 
 @needs_llama_cpp
 @uploads
-def test_what_is_converted_is_published_and_refused_beside_other_weights(whole, model, converter, monkeypatch):
+def test_what_is_converted_is_published_and_refused_beside_other_weights(untrained, model, converter, monkeypatch):
     convert(model, "q8_0")
-    with pytest.raises(ValueError, match=f"{GGUF_FILES['q8_0']} is there already: add --overwrite to make it anew"):
+    with pytest.raises(ValueError, match=f"{GGUF_FILES['q8_0']} exists already: add --overwrite to replace it"):
         MergeArguments(convert_only=str(model), gguf=["q8_0"])
     convert(model, "q8_0", overwrite=True)
     with serve_hub(monkeypatch) as hub:
@@ -165,7 +164,7 @@ def test_what_is_converted_is_published_and_refused_beside_other_weights(whole, 
         assert {GGUF_FILES["q8_0"], "gguf.json", "Modelfile"} <= shown(hub).keys() and GGUF_FILES["f16"] not in shown(
             hub
         )
-        main(MergeArguments(push_only=str(whole), hub_model_id="alice/model"))
+        main(MergeArguments(push_only=str(untrained), hub_model_id="alice/model"))
         assert not {GGUF_FILES["q8_0"], "gguf.json", "Modelfile"} & shown(hub).keys(), "of the model before"
     weights = AutoModelForCausalLM.from_pretrained(model)
     with torch.no_grad():
@@ -203,14 +202,14 @@ def test_what_does_not_go_together_is_refused(tmp_path, monkeypatch, capsys):
             {"convert_only": "a", "gguf": ["f16"], "dry_run": True},
             "--convert_only needs --gguf, and takes no --dry_run",
         ),
-        ({"push_only": "a", "hub_model_id": "b/c", "gguf": ["f16"]}, "convert it before, with --convert_only"),
+        ({"push_only": "a", "hub_model_id": "b/c", "gguf": ["f16"]}, "convert it first, with --convert_only"),
     ):
         with pytest.raises(ValueError, match=words):
             MergeArguments(**arguments)
     with pytest.raises(SystemExit) as ended:
         parse_arguments(["--convert_only", "a", "--gguf", "q3"])
     assert ended.value.code == 2 and "invalid choice: 'q3'" in capsys.readouterr().err
-    with pytest.raises(UserError, match="--convert_only .* holds no whole model"):
+    with pytest.raises(UserError, match="--convert_only .* holds no complete model"):
         convert(tmp_path, "f16")
 
 
@@ -221,10 +220,10 @@ def test_an_extra_names_the_same_packages():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ollamas_template_gives_the_training_prompt(tmp_path, kind):
-    tokenizer = AutoTokenizer.from_pretrained(make_whole(KINDS[kind](tmp_path / "base"), tmp_path / "model"))
-    text = make_modelfile("model.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(make_merged(KINDS[kind](tmp_path / "base"), tmp_path / "model"))
+    text = format_modelfile("model.gguf")
     assert text.startswith("FROM ./model.gguf\n") and f"num_predict {MAX_NEW_TOKENS}\n" in text
-    for problem in PROBLEMS:
+    for problem in TOKENIZER_PROBLEMS:
         ids = tokenizer(render_modelfile(text, problem))["input_ids"]
         assert ids == encode_problem(tokenizer, problem)["input_ids"][0].tolist()
 
@@ -251,7 +250,7 @@ def test_real_abstracts_get_the_same_tokens_with_tinyllamas_tokenizer(real_data,
     base = make_base(tmp_path / "base", vocab_size=32_000)
     for path in (real_data / "models" / "tinyllama_tokenizer").glob("*token*"):
         shutil.copy(path, base)
-    model = make_whole(base, tmp_path / "model")
+    model = make_merged(base, tmp_path / "model")
     convert(model, "f16")
     tokenizer = AutoTokenizer.from_pretrained(model)
     llama = llama_cpp.Llama(str(model / GGUF_FILES["f16"]), vocab_only=True, verbose=False)

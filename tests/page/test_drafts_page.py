@@ -4,26 +4,26 @@ import re
 
 import pytest
 
-from approach.generation.streaming import Draft, Sampling
 from approach.page.html import render_drafts, to_markdown
 from approach.page.provenance import Provenance, SharedRun, TrainingPairs
+from approach.page.streaming import StreamedDraft
 
 HOSTILE = "A <script>window.harmed=1</script> & <img src=x onerror='window.harmed=1'> ${window.harmed=1} {{7*7}}"
-SAMPLING = Sampling(num_drafts=2, temperature=0.7, top_p=0.9, seed=42, max_new_tokens=24)
+DECODING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.15, "guidance": 1.0}
 
 
-def make_draft(text: str) -> Draft:
+def make_draft(text: str) -> StreamedDraft:
     """A draft of which a model wrote this text."""
 
     class Echo:
         def decode(self, ids, skip_special_tokens):
             return text
 
-    return Draft("Draft 1", 42, Echo(), set())
+    return StreamedDraft("Draft 1", 42, Echo(), set())
 
 
 def render(text: str, origin: Provenance | None = None, problem: str = "A problem.", status: str = "Done.") -> str:
-    return render_drafts(problem, [make_draft(text)], SAMPLING, status, [origin] if origin else None)
+    return render_drafts(problem, [make_draft(text)], DECODING, status, [origin] if origin else None)
 
 
 def test_text_of_a_model_is_escaped():
@@ -59,7 +59,7 @@ def test_a_character_of_which_bytes_are_missing_is_not_shown():
 
 
 def test_markdown_states_how_drafts_were_sampled_and_holds_no_html():
-    text = to_markdown("What is a < b?", [make_draft("<b>An answer.")], SAMPLING)
+    text = to_markdown("What is a < b?", [make_draft("<b>An answer.")], DECODING)
     assert text == (
         "**Problem.** What is a &lt; b?\n\n## Draft 1 (seed 42)\n\n&lt;b>An answer.\n\n"
         "Drafts by a small model (temperature 0.7, top-p 0.9, repetition penalty 1.15, guidance 1), to be checked: "

@@ -21,7 +21,8 @@ def no_settings(monkeypatch):
 def address():
     """The page, served on loopback by a process of its own; no model is behind it."""
     program = (
-        "import app, sys\nprint(app.serve(app.build_page(None, None, None), None, None, []), flush=True)\n"
+        "import app, sys\nfrom approach.page.server import serve\n"
+        "print(serve(app.build_page(None, None, None), None, None, []), flush=True)\n"
         "sys.stdin.read()  # until the test is done"
     )
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}

@@ -291,6 +291,42 @@ def test_mistakes_end_in_one_clear_line(tmp_path, capsys, monkeypatch):
     assert_one_clear_line(run_script("app.py", "--model", tmp_path / "none"), 1, "--model_name_or_path", "none")
 
 
+@pytest.fixture
+def on_draft(merged):
+    """What the button "Draft" does, on a page of this process."""
+    import gradio as gr
+
+    from approach.page.provenance import TrainingPairs
+
+    tuned, base = app.load_drafters(parse_arguments(["--model", str(merged)]))
+    assert base is None
+    handler, _ = app.make_handlers(tuned, base, TrainingPairs(None))
+    request = gr.Request(session_hash="reader")
+    return lambda *settings: list(handler(PROBLEM, *settings, False, request))[-1]
+
+
+def test_an_emptied_field_counts_as_its_default(on_draft):
+    given = list(app.DEFAULTS.values())
+    given[list(app.DEFAULTS).index("max_new_tokens")] = 8
+    expected = on_draft(*given)
+    for name in ("seed", "num_drafts", "top_p"):
+        emptied = [None if key == name else value for key, value in zip(app.DEFAULTS, given, strict=True)]
+        assert on_draft(*emptied) == expected, name
+
+
+def test_revisions_reach_the_loader(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "approach.generation.engine.Drafter.__init__", lambda self, *a, **named: asked.append((*a, named))
+    )
+    monkeypatch.setattr("approach.generation.engine.Drafter.check_trained", lambda self: None)
+    command = ["--model", "user/a", "--model_revision", "v1", "--base_model_name_or_path", "user/b"]
+    app.load_drafters(parse_arguments([*command, "--base_model_revision", "v2"]))
+    (model, tuned), (base, untuned) = asked
+    assert (model, tuned["revision"], tuned["base"], tuned["base_revision"]) == ("user/a", "v1", "user/b", "v2")
+    assert (base, untuned["revision"], untuned["is_base"]) == ("user/b", "v2", True)
+
+
 def test_help_loads_neither_torch_nor_gradio():
     code = "import sys, app; assert not {'torch', 'transformers', 'gradio', 'evaluate'} & sys.modules.keys()"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

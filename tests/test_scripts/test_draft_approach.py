@@ -8,23 +8,28 @@ import sys
 
 import pytest
 from conftest import ROOT, assert_one_clear_line, run_script
+from safetensors.torch import load_file, save_file
 
+import app
 from approach.errors import UserError
-from approach.generation import terminal
-from approach.generation.streaming import Draft, DraftingModel, Sampling, load_drafting_model, write_draft
-from draft_approach import main, parse_arguments
+from approach.generation.engine import Draft, Drafter
+from approach.generation.sampling import build_decoding
+from approach.prompt import REPETITION_PENALTY
+from draft_approach import load_drafter, main, parse_arguments
 
 PROBLEM = "We study how small models read long texts with noise."
 
 
 @pytest.fixture(scope="module")
 def drafter(merged):
-    return load_drafting_model(str(merged), "--model_name_or_path")
+    return Drafter(str(merged))
 
 
-def draft(drafter: DraftingModel, seed: int, max_new_tokens: int) -> Draft:
+def draft(drafter: Drafter, seed: int, max_new_tokens: int) -> Draft:
     """The draft that the script should make by its own defaults."""
-    return write_draft(drafter, PROBLEM, seed, Sampling(1, 0.7, 0.9, seed, max_new_tokens))
+    decoding = build_decoding(0.7, 0.9, REPETITION_PENALTY, 1.0)
+    prompt = drafter.encode_problem(PROBLEM)
+    return drafter.generate([prompt], decoding, [seed], max_new_tokens=max_new_tokens)[0]
 
 
 def print_with(merged, capsys, *arguments: str) -> list[str]:
@@ -38,7 +43,7 @@ def test_what_is_printed_is_the_draft_and_the_seed_alone_decides_it(merged, draf
     three = print_with(merged, capsys, "--num_drafts", "3", "--seed", "5")
     assert len(set(three)) == 3
     assert print_with(merged, capsys, "--seed", "7") == three[2:]
-    expected = draft(drafter, seed=6, max_new_tokens=12).text
+    expected = draft(drafter, seed=6, max_new_tokens=12)["prediction"]
     # A random model writes bells and escapes, which must not reach a terminal.
     assert three[1].strip() == "".join(c if c.isprintable() else " " for c in expected)
 
@@ -48,7 +53,9 @@ def test_guidance_changes_the_draft_and_one_is_none(merged, drafter, capsys):
     plain, none, guided = (
         print_with(merged, capsys, *greedy, *more) for more in ([], ["--guidance", "1"], ["--guidance", "3"])
     )
-    expected = write_draft(drafter, PROBLEM, 42, Sampling(1, 0, 0.9, 42, 12, guidance=3.0)).text
+    decoding = build_decoding(0, 0.9, REPETITION_PENALTY, 3.0)
+    [draft] = drafter.generate([drafter.encode_problem(PROBLEM)], decoding, [42], max_new_tokens=12)
+    expected = draft["prediction"]
     assert none == plain != guided
     assert guided[0].strip() == "".join(c if c.isprintable() else " " for c in expected)
 
@@ -74,9 +81,9 @@ def test_problems_of_a_file_become_json_lines(merged, drafter, tmp_path, capsys)
         "problem": PROBLEM,
         "draft": 1,
         "seed": 43,
-        "approach": second.text,
-        "ended": second.ended,
-        "num_tokens": len(second.ids),
+        "approach": second["prediction"],
+        "ended": second["ended"],
+        "num_tokens": second["num_tokens"],
     }
     messages = capsys.readouterr().err
     assert "line 2 is empty" in messages and "line 3 is longer than the model can read" in messages
@@ -100,13 +107,13 @@ def test_an_interrupted_file_of_drafts_is_absent(merged, tmp_path, monkeypatch):
     (tmp_path / "drafts.jsonl").write_text(kept, encoding="utf-8")
     calls = []
 
-    def stop_at_the_second(drafter, problem, seed, sampling):
-        calls.append(problem)
+    def stop_at_the_second(drafter, prompts, decoding, seeds):
+        calls.append(prompts)
         if len(calls) > 1:
             raise KeyboardInterrupt
-        return Draft("", seed, drafter.tokenizer, set(), ended=True)
+        return [{"prediction": "", "ended": True, "num_tokens": 0}]
 
-    monkeypatch.setattr(terminal, "write_draft", stop_at_the_second)
+    monkeypatch.setattr(Drafter, "generate", stop_at_the_second)
     command = ["--model", str(merged), "--problems", str(tmp_path / "problems.txt"), "--overwrite"]
     with pytest.raises(KeyboardInterrupt):
         main(parse_arguments([*command, "--output", str(tmp_path / "drafts.jsonl")]))
@@ -139,6 +146,28 @@ def test_an_adapters_base_may_be_named(trained, base, tmp_path, capsys):
     wrong = ["--model", str(adapter), "--base-model-name-or-path", str(tmp_path / "none"), PROBLEM]
     with pytest.raises(UserError, match="^base .*none: .*--base_model_name_or_path"):
         main(parse_arguments(wrong))
+
+
+def test_an_adapter_whose_base_has_changed_is_refused(trained, base, tmp_path):
+    changed = shutil.copytree(base, tmp_path / "changed")
+    weights = load_file(changed / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
+    command = ["--model", str(trained.adapter), "--base_model_name_or_path", str(changed)]
+    with pytest.raises(UserError, match="is not the one that .* was trained on"):
+        main(parse_arguments([*command, PROBLEM]))
+    with pytest.raises(UserError, match="is not the one that .* was trained on"):
+        app.load_drafters(app.parse_arguments(command))
+
+
+def test_revisions_reach_the_loader(monkeypatch):
+    asked = []
+    monkeypatch.setattr(Drafter, "__init__", lambda self, *a, **named: asked.append((*a, named)))
+    monkeypatch.setattr(Drafter, "check_trained", lambda self: None)
+    command = ["--model", "user/a", "--model_revision", "v1", "--base_model_revision", "v2"]
+    load_drafter(parse_arguments([*command, "--max_new_tokens", "9", PROBLEM]))
+    [(name, max_new_tokens, named)] = asked
+    assert (name, max_new_tokens, named["revision"], named["base_revision"]) == ("user/a", 9, "v1", "v2")
 
 
 def test_mistakes_end_in_one_clear_line(merged, base, tmp_path, capsys):

@@ -206,7 +206,7 @@ def test_revisions_reach_the_loader(arguments, monkeypatch):
             raise UserError("both were asked for")
         return models.load_model(name, argument, **options)
 
-    monkeypatch.setattr("approach.generation.generation.load_model", load)
+    monkeypatch.setattr("approach.generation.engine.load_model", load)
     monkeypatch.setattr("approach.evaluation.systems.check_base", lambda name, revision: seen.append((name, revision)))
     revisions = {"model_revision": ["v1"], "base_model_revision": "v2"}
     with pytest.raises(UserError, match="both were asked for"):

@@ -119,7 +119,7 @@ def test_nothing_that_is_published_tells_of_this_machine(hub, trained, merged, t
     words = "Not published to alice/model: .*run.json holds a path on this machine"
     with pytest.raises(UserError, match=words) as ended:
         publish(folder)
-    assert f"--allow_paths /home/alice/base). {folder} is whole. To publish it later: python" in str(ended.value)
+    assert f"--allow_paths /home/alice/base). {folder} is complete. To publish it later: python" in str(ended.value)
     (folder / "run.json").write_text(json.dumps({"token": "hf_" + "a" * 34}), encoding="utf-8")
     with pytest.raises(UserError, match="Not published to alice/model: .*run.json holds a Hub token"):
         publish(folder)
@@ -149,7 +149,7 @@ def test_a_failure_is_told_in_one_line_with_the_command_to_finish(hub, merged, t
     with pytest.raises(UserError, match=f"Not published to alice/model: {words}") as caught:
         publish(folder, scores=str(scores))
     line = str(caught.value)
-    assert "\n" not in line and f"{folder} is whole" in line
+    assert "\n" not in line and f"{folder} is complete" in line
     later = shlex.split(line.partition("later: python merge_and_push.py ")[2])
     hub.recover()
     main(parse_arguments(later))
@@ -171,9 +171,9 @@ def test_no_network_is_told_in_one_line(merged, tmp_path):
     with HubServer(users={}) as gone:
         environment = gone.environment(token="write-token", home=tmp_path / "home")
     result = push_only(environment, folder, "alice/model")
-    assert_one_clear_line(result, 1, "no connection to the Hub", f"{folder} is whole")
+    assert_one_clear_line(result, 1, "no connection to the Hub", f"{folder} is complete")
     result = push_only({**environment, "HF_HUB_OFFLINE": "1"}, folder, "alice/model")
-    assert_one_clear_line(result, 1, "offline", f"{folder} is whole")
+    assert_one_clear_line(result, 1, "offline", f"{folder} is complete")
 
 
 def push_only(environment, folder, repo_id):
@@ -229,7 +229,7 @@ def test_what_may_be_published_is_checked_before_anything_is_sent(merged, traine
     (folder / "run.json").unlink()
     with pytest.raises(UserError, match="holds no model of our scripts"):
         publish(folder)
-    with pytest.raises(UserError, match="holds no whole model"):
+    with pytest.raises(UserError, match="holds no complete model"):
         publish(trained.adapter)
     for arguments, words in (
         ({}, "name --adapter_path and --output_dir"),
@@ -274,7 +274,7 @@ def survive(hub, old, new, seeds) -> None:
             publish(new, repo_id)
         except UserError as error:
             failures += 1
-            said = "is whole. To publish it later: python merge_and_push.py"
+            said = "is complete. To publish it later: python merge_and_push.py"
             assert "\n" not in str(error) and said in str(error)
         hub.recover()
         assert shown(hub, repo_id) in states.values(), f"seed {seed}: main is neither the old model nor the new one"

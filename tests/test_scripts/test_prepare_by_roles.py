@@ -80,7 +80,7 @@ class FirstIsBackground:
 
 
 def test_findings_are_left_out_counted_and_kept_when_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("approach.data.pairs.load_tagger", FirstIsBackground)
+    monkeypatch.setattr("approach.data.pair_rules.load_tagger", FirstIsBackground)
     finding = "We find that the network is faster."
     sentences = [*SPEECH[:5], finding]
     report = read_json(build(tmp_path, [row(sentences)]) / "build_report.json")["roles"]
@@ -155,9 +155,9 @@ def test_categories_outside_computer_science_are_named_and_leave_ids_as_they_are
 def test_killed_while_tagging_leaves_nothing_and_the_next_run_all_of_it(tmp_path):
     path = write_jsonl(tmp_path / "abstracts.jsonl", [row(SPEECH, id="speech"), row(SENSORS, id="sensors")])
     code = (
-        "import sys, time, prepare_dataset as p, approach.data.pairs as pairs\n"
+        "import sys, time, prepare_dataset as p, approach.data.pair_rules as pair_rules\n"
         "def slow():\n    print('tagging', flush=True); time.sleep(60)\n"
-        "pairs.load_tagger = slow\n"
+        "pair_rules.load_tagger = slow\n"
         "p.main(p.parse_arguments(sys.argv[1:]))\n"
     )
     arguments = ["--dataset_name", str(path), "--output_dir", str(tmp_path / "pairs"), "--pair_rule", "roles"]

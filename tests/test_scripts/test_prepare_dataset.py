@@ -156,7 +156,7 @@ def test_the_cards_command_builds_the_same_dataset(abstracts, tmp_path):
 
 def test_killed_while_writing_leaves_no_half_folder(abstracts, tmp_path):
     code = (
-        "import sys, time, prepare_dataset as p, approach.data.dataset_folder as folder\n"
+        "import sys, time, prepare_dataset as p, approach.data.folder as folder\n"
         "card = folder.dataset_card\n"
         "def slow(*a):\n    print('writing', flush=True); time.sleep(60); return card(*a)\n"
         "folder.dataset_card = slow\n"
@@ -304,7 +304,7 @@ def test_the_command_to_publish_later_works_when_typed(dataset, tmp_path, monkey
     folder = shutil.copytree(dataset, tmp_path / "my pairs")
     with serve_hub(monkeypatch, None) as hub:
         failed = fails(*list_words(folder), "--public")
-        assert "Not published to alice/pairs: no Hub token" in failed and f"{folder} is whole" in failed
+        assert "Not published to alice/pairs: no Hub token" in failed and f"{folder} is complete" in failed
         program, *typed = shlex.split(failed.partition("To publish it later: ")[2])
         assert program == "python"
         done = type_push(hub, tmp_path / "home", *typed)

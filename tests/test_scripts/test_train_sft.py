@@ -12,13 +12,14 @@ from bitsandbytes.functional import has_avx512bf16
 from conftest import ROOT, assert_one_clear_line, make_base, run_script, training_arguments
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+from trl import SFTConfig
 
 import train_sft
 from approach.errors import UserError
-from approach.training import machine
-from approach.training.help import LIBRARY_ARGUMENTS
-from approach.training.notices import hide_notices
+from approach.runtime import hide_library_notices
+from approach.training import memory
+from approach.training.arguments import SHOWN_ARGUMENTS
 from approach.training.trainer import ApproachTrainer
 
 
@@ -81,6 +82,37 @@ def test_mistakes_end_in_one_clear_line(base, dataset, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--assistant_only_loss true", "--assistant_only_loss True cannot be used here: the loss is on the approach"),
+        (
+            "--completion_only_loss false",
+            "--completion_only_loss False cannot be used here: the loss is on the approach",
+        ),
+        ("--padding_free true", "--padding_free true cannot be used here without --packing true"),
+        ("--packing true --packing_strategy wrapped", "--packing_strategy wrapped cannot be used here"),
+        ("--truncation_mode keep_end", "shortened or dropped by --long_examples"),
+        ("--eos_token </s>", "--eos_token </s> cannot be used here: an approach ends with </approach>"),
+        ('--model_init_kwargs {"dtype":"bfloat16"}', "the base is loaded by --dtype"),
+        ("--dataset_streaming true", "the rows are loaded before training"),
+    ],
+)
+def test_an_argument_of_trl_that_cannot_be_honoured_is_named(base, dataset, tmp_path, capsys, words, said):
+    with warnings.catch_warnings(action="ignore", category=FutureWarning), pytest.raises(SystemExit) as ended:
+        training_arguments(base, dataset, tmp_path / "a", *words.split())
+    assert ended.value.code == 2 and said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_packed_rows_train_without_padding(base, dataset, tmp_path):
+    """TRL's batches of packed rows have positions and no attention mask."""
+    packed = ["--packing", "true", "--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2"]
+    train_sft.main(*training_arguments(base, dataset, tmp_path / "a", *packed, "--num_samples", "0"))
+    run = json.loads((tmp_path / "a" / "run.json").read_text(encoding="utf-8"))
+    assert run["padding_share"] == 0 and run["dataset"]["rows"] == 108, "all rows are packed"
+    assert run["losses"][-1]["eval_loss"] > 0
+
+
 def test_target_modules_that_match_nothing_are_named_with_what_there_is(base, dataset, tmp_path):
     arguments = training_arguments(base, dataset, tmp_path / "a", "--lora_target_modules", "q_proj", "c_attn")
     with pytest.raises(UserError, match="no c_attn; its linear layers are down_proj, gate_proj, k_proj, lm_head"):
@@ -98,15 +130,15 @@ def test_a_folder_that_is_no_dataset_is_named(base, tmp_path, folder):
 
 
 def test_an_nvidia_card_with_a_cpu_build_of_torch_stops_the_run(base, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(memory.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(torch.version, "cuda", None)
     arguments = training_arguments(base, dataset, tmp_path / "adapter")
-    machine.check_machine(arguments[1])  # --use_cpu true
+    memory.check_machine(arguments[1])  # --use_cpu true
     monkeypatch.setattr(arguments[1], "use_cpu", False)
     with pytest.raises(UserError, match="build for the CPU"):
-        machine.check_machine(arguments[1])
+        memory.check_machine(arguments[1])
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # as accelerate_configs/cpu.yaml sets it
-    machine.check_machine(arguments[1])
+    memory.check_machine(arguments[1])
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
@@ -114,7 +146,7 @@ def test_an_nvidia_card_with_a_cpu_build_of_torch_stops_the_run(base, dataset, t
 def test_a_processor_without_bfloat16_is_warned_of(base, dataset, tmp_path, monkeypatch, capsys, has_bfloat16, asked):
     instructions = {"avx512_bf16"} if has_bfloat16 else {"avx2"}
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: dict.fromkeys(instructions, True))
-    machine.check_machine(training_arguments(base, dataset, tmp_path / "adapter", "--bf16", asked)[1])
+    memory.check_machine(training_arguments(base, dataset, tmp_path / "adapter", "--bf16", asked)[1])
     warned = "add --bf16 false" in capsys.readouterr().err
     assert warned == (asked == "true" and not has_bfloat16)
 
@@ -252,7 +284,15 @@ def test_help_names_arguments_that_exist(capsys):
     with pytest.raises(SystemExit):
         train_sft.parse_arguments(["--help_all"])
     existing = set(re.findall(r"--(\w+)", capsys.readouterr().out))
-    assert LIBRARY_ARGUMENTS.keys() <= existing and {"lora_r", "packing", "preflight"} <= existing
+    assert set(SHOWN_ARGUMENTS) <= existing and {"lora_r", "packing", "preflight"} <= existing
+
+
+def test_help_shows_trls_own_texts(capsys):
+    with pytest.raises(SystemExit):
+        train_sft.parse_arguments(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert SFTConfig.__dataclass_fields__["max_length"].metadata["help"].partition(". ")[0] in shown
+    assert TrainingArguments.__dataclass_fields__["seed"].metadata["help"].rstrip(".") in shown
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may have bfloat16")
@@ -290,7 +330,7 @@ def test_nothing_is_printed_before_our_own_first_line(base, dataset, tmp_path):
 def test_only_the_notice_on_a_kernel_for_4_bits_is_kept_back(caplog):
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     with warnings.catch_warnings():
-        hide_notices()
+        hide_library_notices()
     try:
         logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no module")
         logger.warning("Something else failed")

@@ -5,7 +5,7 @@ from transformers import AutoTokenizer
 
 import prepare_dataset
 from approach.prompt import TAGS, add_tags
-from approach.training.tokenization import tokenize
+from approach.training.data import tokenize
 
 
 @pytest.fixture

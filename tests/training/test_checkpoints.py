@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import train_sft
 from approach.errors import UserError
-from approach.training.checkpoints import describe_identity, find_checkpoint
+from approach.training.checkpoints import build_resume_key, find_checkpoint
 
 RECIPE = ["--config", str(ROOT / "recipes/small_base_lora_fp32.yaml"), "--use_cpu", "true"]
 PLACES = ["--model_name_or_path", "base", "--dataset_name", "pairs"]
@@ -20,7 +20,7 @@ PLACES = ["--model_name_or_path", "base", "--dataset_name", "pairs"]
 @cache
 def identify(*more: str) -> dict:
     _, training_args, model_args, run_args = train_sft.parse_arguments([*RECIPE, *PLACES, *more])
-    return describe_identity(training_args, model_args, "rows", run_args.early_stopping_patience)
+    return build_resume_key(training_args, model_args, "rows", run_args.early_stopping_patience)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def folder(tmp_path):
         save_file({"a": torch.zeros(9)}, checkpoint / "adapter_model.safetensors")
         torch.save([1], checkpoint / "optimizer.pt")
         torch.save([1], checkpoint / "rng_state.pth")
-        progress = {"identity": identify(), "seconds": 1.0, "tokens": step}
+        progress = {"resume_key": identify(), "seconds": 1.0, "tokens": step}
         (checkpoint / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
     return tmp_path / "run"
 
@@ -85,8 +85,8 @@ def test_no_more_than_five_differences_are_named(folder):
 
 def test_no_path_of_this_machine_stands_in_a_checkpoint(tmp_path):
     (tmp_path / "template.jinja").write_text("{{ messages }}", encoding="utf-8")
-    identity = identify("--chat_template_path", str(tmp_path / "template.jinja"))
-    assert identity["chat_template_path"] == "template.jinja" and str(tmp_path) not in json.dumps(identity)
+    resume_key = identify("--chat_template_path", str(tmp_path / "template.jinja"))
+    assert resume_key["chat_template_path"] == "template.jinja" and str(tmp_path) not in json.dumps(resume_key)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_no_path_of_this_machine_stands_in_a_checkpoint(tmp_path):
     [
         ("progress.json", b"{"),
         ("progress.json", b"[]"),
-        ("progress.json", b'{"identity": {}, "unknown": 1}'),
+        ("progress.json", b'{"resume_key": {}, "unknown": 1}'),
         ("trainer_state.json", b"{"),
         ("adapter_model.safetensors", b"\xff" * 20),
         ("adapter_model.safetensors", b""),
@@ -102,12 +102,10 @@ def test_no_path_of_this_machine_stands_in_a_checkpoint(tmp_path):
         ("rng_state.pth", b""),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over(folder, name, content, capsys):
+def test_a_damaged_checkpoint_is_skipped(folder, name, content, capsys):
     (folder / "checkpoint-2" / name).write_bytes(content)
     checkpoint, _ = find_checkpoint(folder, "true", identify())
-    assert (
-        checkpoint.endswith("checkpoint-1") and "checkpoint-2 is not complete: passed over" in capsys.readouterr().out
-    )
+    assert checkpoint.endswith("checkpoint-1") and "checkpoint-2 is not complete: skipped" in capsys.readouterr().out
     shutil.rmtree(folder / "checkpoint-1")
     with pytest.raises(UserError, match="no complete checkpoint"):
         find_checkpoint(folder, str(folder / "checkpoint-2"), identify())

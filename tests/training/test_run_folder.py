@@ -11,8 +11,8 @@ from conftest import training_arguments
 
 import train_sft
 from approach.errors import UserError
-from approach.training import run_record
-from approach.training.run_folder import require_run_folder
+from approach.training import record
+from approach.training.checkpoints import check_run_folder
 from approach.training.trainer import ApproachTrainer
 
 
@@ -36,7 +36,7 @@ def finished(base, dataset, tmp_path_factory):
 
 
 CHECKPOINTS = ("--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1")
-GO_ON = ("--resume_from_checkpoint", "true")
+RESUME = ("--resume_from_checkpoint", "true")
 UNASKED = {"overwrite": False, "resume": False}
 
 
@@ -55,9 +55,9 @@ def test_the_bases_folder_and_a_projects_are_refused_without_advice_to_overwrite
     ):
         for asked in ({"overwrite": True}, {"resume": True}, {}):
             with pytest.raises(UserError, match=said) as refusal:
-                require_run_folder(folder, {"--model_name_or_path": str(model)}, **{**UNASKED, **asked})
+                check_run_folder(folder, {"--model_name_or_path": str(model)}, **{**UNASKED, **asked})
             assert "--overwrite" not in str(refusal.value) and "--resume" not in str(refusal.value)
-    for asked in (["--overwrite"], GO_ON):
+    for asked in (["--overwrite"], RESUME):
         with pytest.raises(UserError, match="base is or holds --model_name_or_path"):
             train_sft.main(*training_arguments(own, dataset, own, *asked))
     assert contents(tmp_path) == before
@@ -71,14 +71,14 @@ def test_a_run_is_known_by_its_result_its_checkpoints_or_its_beginnings(tmp_path
     ):
         folder = make_files(tmp_path / name, *files)
         with pytest.raises(UserError, match=f"{name} is not empty: add --resume_from_checkpoint true, or --overwrite"):
-            require_run_folder(folder, {}, overwrite=False, resume=False)
+            check_run_folder(folder, {}, overwrite=False, resume=False)
         assert (folder / files[-1]).is_file()
-        require_run_folder(folder, {}, overwrite=True, resume=False)
-        require_run_folder(folder, {}, overwrite=False, resume=True)
+        check_run_folder(folder, {}, overwrite=True, resume=False)
+        check_run_folder(folder, {}, overwrite=False, resume=True)
     assert not (tmp_path / "begun" / ".partial-x").exists(), "the half result of a killed run is left"
     (tmp_path / "empty").mkdir()
     for name in ("empty", "none"):
-        require_run_folder(tmp_path / name, {}, overwrite=False, resume=False)
+        check_run_folder(tmp_path / name, {}, overwrite=False, resume=False)
 
 
 def test_what_cannot_be_written_is_refused_before_anything_is_loaded(base, dataset, tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_complete_checkpoints(
     target = {
         "torch.save": (ApproachTrainer, "_save_optimizer_and_scheduler"),
         "safetensors": (ApproachTrainer, "_save"),
-        "the result": (run_record, "plot_losses"),
+        "the result": (record, "plot_losses"),
     }[fails]
     write = getattr(*target)
     if fails == "torch.save":
@@ -149,7 +149,7 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_complete_checkpoints(
     assert (folder / "checkpoint-2").exists() == (fails == "the result")
     if fails == "the result":  # as after every stop, going on ends with the same result: see test_stops
         return
-    train_sft.main(*training_arguments(base, dataset, folder, *CHECKPOINTS, *GO_ON))
+    train_sft.main(*training_arguments(base, dataset, folder, *CHECKPOINTS, *RESUME))
     name = "adapter_model.safetensors"
     assert (folder / name).read_bytes() == (finished / name).read_bytes()
     files = json.loads((folder / "run.json").read_text(encoding="utf-8"))["files"]

@@ -16,8 +16,8 @@ from training_runs import assert_same, launch_command, weights
 from transformers import AutoTokenizer
 
 import train_sft
-from approach.training.run_log import SAMPLE_TOKENS
-from approach.training.tracking import start_wandb
+from approach.training.callbacks import SAMPLE_TOKENS
+from approach.training.record import start_wandb
 from approach.training.trainer import ApproachTrainer
 
 EVALUATED = (

@@ -8,9 +8,9 @@ import pytest
 from conftest import training_arguments
 
 import train_sft
-from approach.training import run_record
-from approach.training.checkpoints import CheckpointKeeper
-from approach.training.run_log import RunLog
+from approach.errors import UserError
+from approach.training import record
+from approach.training.callbacks import CheckpointCallback, DraftSamplesCallback
 from approach.training.trainer import ApproachTrainer
 
 WEIGHTS = "adapter_model.safetensors"
@@ -24,9 +24,9 @@ HARMFUL = ("--learning_rate", "0.3", "--lr_scheduler_type", "constant")  # the s
 MOMENTS = {
     "step": (ApproachTrainer, "training_step"),
     "evaluation": (ApproachTrainer, "prediction_step"),
-    "drafting": (RunLog, "on_evaluate"),
-    "checkpoint": (CheckpointKeeper, "on_save"),
-    "result": (run_record, "plot_losses"),
+    "drafting": (DraftSamplesCallback, "on_evaluate"),
+    "checkpoint": (CheckpointCallback, "on_save"),
+    "result": (record, "plot_losses"),
 }
 
 
@@ -50,7 +50,7 @@ def press_at(patch, moment, step):
 @pytest.fixture(autouse=True, scope="module")
 def short_drafts():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("approach.training.run_log.SAMPLE_TOKENS", 8)
+        patch.setattr("approach.training.callbacks.SAMPLE_TOKENS", 8)
         yield
 
 
@@ -76,33 +76,34 @@ def undisturbed(base, dataset, tmp_path_factory):
         pytest.param("checkpoint", 3, SAVED, marks=pytest.mark.slow),
     ],
 )
-def test_what_a_stop_says_is_saved_is_saved(moment, step, saves, base, dataset, undisturbed, tmp_path, capsys):
+def test_what_a_stop_says_is_saved_is_saved(moment, step, saves, base, dataset, undisturbed, tmp_path):
     folder = tmp_path / "adapter"
     arguments = [*EVALUATED, *saves]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as stopped:
         steps = press_at(patch, moment, step)
         train_sft.main(*training_arguments(base, dataset, folder, *arguments))
-    assert stopped.value.code == 130
-    last_line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.status == 130
+    last_line = str(stopped.value)
     if moment == "evaluation":
         assert steps.count(step) < 6, "the evaluation went on to its end"
-    if found := re.match(r"Stopped after step (\d), which is saved: go on with --resume_from_checkpoint", last_line):
+    if found := re.match(
+        r"Stopped after step (\d), which is saved: continue with --resume_from_checkpoint", last_line
+    ):
         assert (folder / f"checkpoint-{found[1]}" / "progress.json").is_file() and not (folder / WEIGHTS).exists()
         train_sft.main(*training_arguments(base, dataset, folder, *arguments, "--resume_from_checkpoint", "true"))
     else:
-        assert last_line == f"Stopped after the last step: the result is whole in {folder}"
+        assert last_line == f"Stopped after the last step: the result in {folder} is complete"
     assert (folder / WEIGHTS).read_bytes() == undisturbed
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process instead")
-def test_a_stop_is_saved_where_only_the_best_is(base, dataset, tmp_path, capsys):
+def test_a_stop_is_saved_where_only_the_best_is(base, dataset, tmp_path):
     """The Trainer takes back the save that a callback asks for where the evaluation found no better model."""
     folder, arguments = tmp_path / "adapter", [*EVALUATED, "--eval_steps", "1", *BEST, *HARMFUL]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="Stopped after step 2, which is saved"):
         press_at(patch, "step", 1)
         train_sft.main(*training_arguments(base, dataset, folder, *arguments))
-    assert "Stopped after step 2, which is saved" in capsys.readouterr().err
     assert (folder / "checkpoint-2" / "progress.json").is_file()
 
 

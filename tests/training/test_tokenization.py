@@ -2,7 +2,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from approach.prompt import add_tags
-from approach.training.tokenization import shorten, tokenize
+from approach.training.data import shorten, tokenize
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_long_rows_lose_whole_sentences_never_the_end_tag(tagged):
     assert shorten(prompt, completion, tagged, len(two) - 1) == one
     assert shorten(prompt, completion, tagged, len(one) - 1) == []
     batch = {"id": ["a"], "prompt": [prompt], "completion": [completion]}
-    assert tokenize(batch, tagged, len(whole), "drop")["outcome"] == ["whole"]
+    assert tokenize(batch, tagged, len(whole), "drop")["outcome"] == ["complete"]
     assert tokenize(batch, tagged, len(whole) - 1, "drop")["outcome"] == ["dropped"]
     assert tokenize(batch, tagged, len(whole) - 1, "shorten")["outcome"] == ["shortened"]
     assert tokenize(batch, tagged, 3, "shorten")["outcome"] == ["dropped"]

@@ -15,7 +15,7 @@ from training_runs import assert_same, launch_command, weights
 import train_sft
 from approach.errors import UserError
 from approach.hub import Repository
-from approach.training.publishing import Publisher, list_model_files, split_hub_arguments, staged
+from approach.training.publishing import Publisher, list_model_files, split_hub_arguments, staging
 
 # huggingface_hub's own, on uploading
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -82,7 +82,7 @@ def titles(repository) -> list[str]:
 
 def test_what_is_pushed_names_a_local_base_by_its_last_name(trained, base):
     told = [json.loads((trained.adapter / "adapter_config.json").read_bytes())["base_model_name_or_path"]]
-    with staged({"": list_model_files(trained.adapter)}) as copy:
+    with staging({"": list_model_files(trained.adapter)}) as copy:
         told.append(json.loads((copy / "adapter_config.json").read_bytes())["base_model_name_or_path"])
         assert_same(weights(copy), weights(trained.adapter))
     assert told == [str(base), base.name] and not copy.exists()
@@ -144,7 +144,7 @@ def test_nothing_goes_to_a_public_repository_unasked(hub, checkpoint, strategy, 
     with pytest.raises(UserError) as ended:
         make_publisher(strategy).publish_result(checkpoint, "The adapter")
     later = f"python train_sft.py --push_only {checkpoint} --hub_model_id alice/adapter"
-    assert str(ended.value) == f"{refused}. {checkpoint} is whole. To push it later: {later}"
+    assert str(ended.value) == f"{refused}. {checkpoint} is complete. To push it later: {later}"
     assert titles(hub.repo("model", "alice/adapter")) == ["initial commit"]
     assert not hub.repo("model", "alice/adapter").uploads
 
@@ -223,7 +223,7 @@ def test_a_push_that_fails_ends_in_one_line_and_keeps_the_adapter(base, dataset,
         options = ["--hub_model_id", "alice/adapter", "--save_strategy", "no"]
         result = run_and_push(hub, tmp_path, base, dataset, *options)
         assert_one_clear_line(
-            result, 1, "Not pushed to alice/adapter", "is whole. To push it later: python train_sft.py"
+            result, 1, "Not pushed to alice/adapter", "is complete. To push it later: python train_sft.py"
         )
         assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
         hub.recover()
@@ -237,10 +237,16 @@ def test_a_push_that_fails_ends_in_one_line_and_keeps_the_adapter(base, dataset,
         assert repository.files().keys() == own | {".gitattributes"}
 
 
-def test_pushing_alone_takes_a_whole_run_and_a_name(hub, trained, checkpoint, capsys):
+def test_parsing_publishes_nothing(hub, trained):
+    named = ["--hub_model_id", "alice/fresh", "--hub_token", "write-token"]
+    (arguments,) = train_sft.parse_arguments(["--push_only", str(trained.adapter), *named])
+    assert arguments.push_only == str(trained.adapter) and ("model", "alice/fresh") not in hub.repos
+
+
+def test_pushing_alone_takes_a_complete_run_and_a_name(hub, trained, checkpoint, capsys):
     def push(*words) -> str:
         with pytest.raises((SystemExit, UserError)) as ended:
-            train_sft.parse_arguments(["--push_only", *map(str, words)])
+            train_sft.main(*train_sft.parse_arguments(["--push_only", *map(str, words)]))
         return str(ended.value) if ended.type is UserError else capsys.readouterr().err or str(ended.value.code)
 
     assert "--push_only needs --hub_model_id user/name" in push(checkpoint)
@@ -254,7 +260,7 @@ def test_pushing_alone_takes_a_whole_run_and_a_name(hub, trained, checkpoint, ca
     (checkpoint / "run.json").unlink()
     assert "its run.json or its model is missing" in push(checkpoint, *named)
     assert ("model", "alice/fresh") not in hub.repos
-    assert push(trained.adapter, *named) == "None"
+    train_sft.main(*train_sft.parse_arguments(["--push_only", str(trained.adapter), *named]))
     assert titles(hub.repo("model", "alice/fresh")) == ["initial commit", "The adapter"]
 
 

@@ -6,9 +6,8 @@ from transformers import AutoTokenizer
 
 from approach.prompt import add_tags, make_completion, make_prompt
 from approach.storage import hash_file
-from approach.training import tokenization
-from approach.training.pairs import describe_rows
-from approach.training.tokenization import build_rows
+from approach.training import data
+from approach.training.data import build_rows, build_rows_record
 
 
 @pytest.fixture
@@ -31,15 +30,15 @@ def split() -> Dataset:
 
 def test_the_record_names_the_rows_trained_on_without_those_dropped(split, tagged):
     rows = build_rows(split, 4, tagged, 64, "drop")
-    assert rows.outcomes == {"whole": 4, "shortened": 0, "dropped": 1}, "the fifth row takes the third one's place"
-    record = describe_rows(rows, len(split), seed=7)
+    assert rows.outcomes == {"complete": 4, "shortened": 0, "dropped": 1}, "the fifth row takes the third one's place"
+    record = build_rows_record(rows, len(split), seed=7)
     assert record["ids"] == ["row-0", "row-1", "row-3", "row-4"]
     assert (record["rows"], record["dropped"], record["split_rows"], record["seed"]) == (4, 1, 6, 7)
 
 
 def test_the_record_of_a_whole_split_names_no_rows(split, tagged):
-    assert describe_rows(build_rows(split, 6, tagged, 1000, "drop"), 6, 7)["ids"] is None
-    dropped = describe_rows(build_rows(split, 6, tagged, 64, "drop"), 6, 7)["ids"]
+    assert build_rows_record(build_rows(split, 6, tagged, 1000, "drop"), 6, 7)["ids"] is None
+    dropped = build_rows_record(build_rows(split, 6, tagged, 64, "drop"), 6, 7)["ids"]
     assert dropped == ["row-0", "row-1", "row-3", "row-4", "row-5"], "one was dropped: these are not all"
 
 
@@ -53,6 +52,6 @@ def test_rows_of_an_older_code_are_not_taken_from_the_cache(dataset, tagged, mon
     """datasets' cache sees a function of an imported module by its name, and would give the rows of its old code."""
     split = load_dataset(str(dataset), split="validation")
     names = [build_rows(split, 2, tagged, 256, "drop").dataset._fingerprint for _ in range(2)]
-    monkeypatch.setattr(tokenization, "hash_file", lambda path: hash_file(path) + "changed")
+    monkeypatch.setattr(data, "hash_file", lambda path: hash_file(path) + "changed")
     names.append(build_rows(split, 2, tagged, 256, "drop").dataset._fingerprint)
     assert names[0] == names[1] != names[2]

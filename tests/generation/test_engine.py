@@ -1,4 +1,4 @@
-"""Drafts: cut off where they should be, the same in batches and one by one, and taken up again after a kill."""
+"""Drafts: cut off where they should be, the same in batches and one by one, and continued after a kill."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from approach.errors import UserError
-from approach.generation import cache, generation
-from approach.generation.generation import Drafter, cut_draft
+from approach.generation import cache, engine, sampling
+from approach.generation.engine import Drafter, cut_at_eos
 from approach.generation.partial import PartialDrafts
 
 
 def test_a_draft_ends_at_the_first_stop_token():
-    assert cut_draft([5, 6, 7, 9, 7], {7, 2}) == ([5, 6], True)
-    assert cut_draft([7], {7}) == ([], True)
-    assert cut_draft([5, 6], {7}) == ([5, 6], False)
+    assert cut_at_eos([5, 6, 7, 9, 7], {7, 2}) == ([5, 6], True)
+    assert cut_at_eos([7], {7}) == ([], True)
+    assert cut_at_eos([5, 6], {7}) == ([5, 6], False)
 
 
 def test_the_prompt_is_cut_off_by_position(merged, dataset, tmp_path):
@@ -30,7 +30,7 @@ def test_the_prompt_is_cut_off_by_position(merged, dataset, tmp_path):
         ids = drafter.tokenizer(row["prompt"], return_tensors="pt")["input_ids"]
         with torch.inference_mode():
             new = drafter.model.generate(ids, do_sample=False, max_new_tokens=12)[0, ids.shape[1] :].tolist()
-        kept, ended = cut_draft(new, {drafter.tokenizer.eos_token_id, 2})
+        kept, ended = cut_at_eos(new, {drafter.tokenizer.eos_token_id, 2})
         text = drafter.tokenizer.decode(kept, skip_special_tokens=True).strip()
         assert result == {"prediction": text, "ended": ended, "num_tokens": len(kept)}
     whole = drafter.tokenizer.decode(drafter.tokenizer(rows[0]["prompt"])["input_ids"], skip_special_tokens=True)
@@ -42,8 +42,8 @@ def test_what_ends_makes_room_for_the_next_and_every_draft_stays_the_same(merged
     drafter, greedy = Drafter(str(merged), max_new_tokens=40, batch_size=3), {"do_sample": False}
     # Random models rarely end: as if the tenth token of the first draft were an end, too.
     ids = drafter.tokenizer(prompts[0], return_tensors="pt")["input_ids"]
-    drafter.stops.add(int(drafter.model.generate(ids, **greedy, max_new_tokens=20)[0, ids.shape[1] + 9]))
-    alone = [drafter.draft_part([prompt], greedy)[0] for prompt in prompts]
+    drafter.eos_token_ids.add(int(drafter.model.generate(ids, **greedy, max_new_tokens=20)[0, ids.shape[1] + 9]))
+    alone = [drafter.generate([prompt], greedy)[0] for prompt in prompts]
     assert {draft["ended"] for draft in alone} == {True, False}
     shapes, forward = [], drafter.model.base_model.forward
 
@@ -52,7 +52,7 @@ def test_what_ends_makes_room_for_the_next_and_every_draft_stays_the_same(merged
         return forward(input_ids=input_ids, **arguments)
 
     monkeypatch.setattr(drafter.model.base_model, "forward", count)
-    assert drafter.draft_part(prompts, greedy) == alone
+    assert drafter.generate(prompts, greedy) == alone
     read = [rows for rows, tokens in shapes if tokens > 1]
     assert sum(read) == len(prompts) and len(read) > 2, "each prompt is read once, when there is room for it"
     assert max(rows for rows, _ in shapes) == 3
@@ -72,13 +72,13 @@ def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(base, monk
         return forward(input_ids=input_ids, **arguments)
 
     monkeypatch.setattr(drafter.model.base_model, "forward", count)
-    together = drafter.draft_part(prompts, greedy)
+    together = drafter.generate(prompts, greedy)
     (rows, shared), (others, tokens) = read[:2]
     assert (rows, others) == (1, 2) and shared >= len(drafter.tokenizer(beginning.strip())["input_ids"]) > 5 * tokens
     assert [tokens for _, tokens in read[1:] if tokens >= shared] == [], "those who join later do not read it again"
-    monkeypatch.setattr(cache, "SHARED_TOKENS", 10_000)
+    monkeypatch.setattr(cache, "MIN_PREFIX_TOKENS", 10_000)
     read.clear()
-    alone = drafter.draft_part(prompts, greedy)
+    alone = drafter.generate(prompts, greedy)
     assert read[0][0] == 2 and read[0][1] > shared
     assert sum(rows for rows, tokens in read if tokens >= shared) == len(prompts)
     assert together == alone or dtype == torch.bfloat16
@@ -100,11 +100,11 @@ def test_a_prompt_of_one_token_and_a_context_that_ends(base):
     drafter = Drafter(str(base), max_new_tokens=10_000, batch_size=2)
     ids = drafter.tokenizer("We study noise in many small models.")["input_ids"]
     drafter.model.config.max_position_embeddings = len(ids) + 5
-    drafts = drafter.draft_part(["We study noise in many small models.", "We", "We"], {"do_sample": False})
+    drafts = drafter.generate(["We study noise in many small models.", "We", "We"], {"do_sample": False})
     assert [draft["num_tokens"] for draft in drafts if not draft["ended"]][:1] == [5]
     assert drafts[1] == drafts[2]
     with pytest.raises(UserError, match="a prompt of .* tokens leaves no room for a draft"):
-        drafter.draft_part(["We study noise in many small models. " * 3], {"do_sample": False})
+        drafter.generate(["We study noise in many small models. " * 3], {"do_sample": False})
 
 
 def test_an_adapter_folder_drafts_as_its_merged_model(trained, merged, dataset, tmp_path):
@@ -114,7 +114,7 @@ def test_an_adapter_folder_drafts_as_its_merged_model(trained, merged, dataset, 
         for name, folder in (("a", trained.adapter), ("b", merged))
     ]
     assert drafts[0] == drafts[1]
-    assert Drafter(str(trained.adapter)).stops == Drafter(str(merged)).stops
+    assert Drafter(str(trained.adapter)).eos_token_ids == Drafter(str(merged)).eos_token_ids
 
 
 def test_base_without_padding_token_drafts_too(base, tmp_path):
@@ -142,16 +142,16 @@ def test_where_memory_ends_the_batch_is_halved_and_nothing_is_made_twice(merged,
     assert sizes == [6, 3, *[1] * 6]
     monkeypatch.setattr(tight.model, "generate", lambda **a: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
     with pytest.raises(UserError, match="too small for one draft"):
-        tight.draft_part(prompts[:1], {"do_sample": False})
+        tight.generate(prompts[:1], {"do_sample": False})
     tight.max_batch = 6  # as before anything was drafted
     with pytest.raises(UserError, match="too small for one draft"):
-        tight.draft_part(prompts[:1], {"do_sample": False})
+        tight.generate(prompts[:1], {"do_sample": False})
 
 
 def test_what_is_written_when_memory_ends_is_not_written_again(merged, dataset, monkeypatch):
     prompts = load_dataset(str(dataset), split="test")["prompt"][:]
     greedy, drafter = {"do_sample": False}, Drafter(str(merged), max_new_tokens=8, batch_size=2)
-    expected, generate, sizes = drafter.draft_part(prompts, greedy), drafter.model.generate, []
+    expected, generate, sizes = drafter.generate(prompts, greedy), drafter.model.generate, []
 
     def ends_once(input_ids, **arguments):
         sizes.append(len(input_ids))
@@ -160,7 +160,7 @@ def test_what_is_written_when_memory_ends_is_not_written_again(merged, dataset, 
         return generate(input_ids, **arguments)
 
     monkeypatch.setattr(drafter.model, "generate", ends_once)
-    assert drafter.draft_part(prompts, greedy) == expected
+    assert drafter.generate(prompts, greedy) == expected
     assert sizes == [2, 2, *[1] * (len(prompts) - 2)]
 
 
@@ -194,9 +194,9 @@ def test_a_decoding_is_itself_whatever_the_model_ships_and_whoever_is_in_the_bat
     plain, shipped = (Drafter(str(name), max_new_tokens=24) for name in (base, folder))
     together = plain.draft(prompts, PartialDrafts(tmp_path / "a"), decoding)
     assert together == shipped.draft(prompts, PartialDrafts(tmp_path / "b"), decoding)
-    options = generation.DECODINGS[decoding]
-    assert together == [plain.draft_part([prompt], options)[0] for prompt in prompts]
-    assert plain.tokenizer.eos_token_id in plain.stops, "or the test proves nothing"
+    options = sampling.DECODINGS[decoding]
+    assert together == [plain.generate([prompt], options)[0] for prompt in prompts]
+    assert plain.tokenizer.eos_token_id in plain.eos_token_ids, "or the test proves nothing"
 
 
 @pytest.mark.slow
@@ -211,7 +211,7 @@ def test_batched_and_one_by_one_differ_only_at_near_ties(real_data, tmp_path):
     drafter = Drafter(str(real_data / "models" / "abstracts_llama_9m"), max_new_tokens=448)
     prompts = [row["problem"] for row in rows]
     together = drafter.draft(prompts, PartialDrafts(tmp_path / "together"))
-    alone = [drafter.draft_part([prompt], {"do_sample": False})[0] for prompt in prompts]
+    alone = [drafter.generate([prompt], {"do_sample": False})[0] for prompt in prompts]
     differing = differing_rows(drafter, prompts, alone, together)
     print(f"{differing} of {len(rows)} drafts differ between batched and one by one")
     assert differing <= 3
@@ -229,13 +229,13 @@ def test_drafts_of_other_settings_are_not_taken(merged, tmp_path):
 @pytest.mark.parametrize("changed", ["weights", "prompts", "decoding", "seed", "length", "batch", "dtype", "library"])
 def test_everything_that_decides_a_draft_is_in_the_hash_of_its_settings(merged, monkeypatch, changed):
     drafter = Drafter(str(merged), max_new_tokens=8, batch_size=4)
-    settings = {"prompts": ["We study noise."], "decoding": generation.DECODINGS["sampled"], "seed": 1}
+    settings = {"prompts": ["We study noise."], "decoding": sampling.DECODINGS["sampled"], "seed": 1}
     before = drafter.hash_settings(**settings)
     assert drafter.hash_settings(**settings) == before
     other = Drafter(str(merged), 9 if changed == "length" else 8, 5 if changed == "batch" else 4)
     settings |= {
         "prompts": {"prompts": ["We"]},
-        "decoding": {"decoding": generation.DECODINGS["greedy"]},
+        "decoding": {"decoding": sampling.DECODINGS["greedy"]},
         "seed": {"seed": 2},
     }.get(changed, {})
     if changed == "weights":
@@ -243,7 +243,7 @@ def test_everything_that_decides_a_draft_is_in_the_hash_of_its_settings(merged, 
     if changed == "dtype":
         other.model.to(torch.float32 if other.model.dtype == torch.bfloat16 else torch.bfloat16)
     if changed == "library":
-        monkeypatch.setattr(generation, "version", lambda name: "0")
+        monkeypatch.setattr(engine, "version", lambda name: "0")
     assert other.hash_settings(**settings) != before
 
 
@@ -265,7 +265,7 @@ def test_a_full_disk_ends_drafting_in_one_line_and_keeps_the_drafts_before(tmp_p
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
-        with pytest.raises(UserError, match="drafts-0.jsonl: File too large: the same command goes on"):
+        with pytest.raises(UserError, match="drafts-0.jsonl: File too large: the same command continues"):
             partial.append("key", [1], [{"prediction": "much " * 1000}])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,6 +1,7 @@
 """The dataset's folder: Parquet splits, the card, the funnel as a plot, and `build_report.json`."""
 
 import shlex
+from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from matplotlib.figure import Figure  # pyplot would look for a display
 from pyarrow.parquet import read_metadata
 
 from approach.cards import dataset_card
-from approach.data.pairs import COLUMNS, ROLE_COLUMNS
+from approach.data.arguments import DatasetArguments
+from approach.data.pair_rules import PAIR_RULES
+from approach.data.pairs import COLUMNS
+from approach.data.sources import Source
 from approach.storage import Output, hash_file, public_name, write_json
 
 # Left out of the report: the same dataset gets the same bytes wherever it is written or published.
@@ -24,39 +28,40 @@ NOT_REPORTED = (
     "allow_paths",
 )
 
-# Not told either, for datasets were built before there was a choice: what they say stays the same, byte by byte.
+# Not reported either, because there were datasets before these arguments: their report stays the same, byte by byte.
 DEFAULTS = {"pair_rule": "first_sentence", "prompt_context": "problem"}
-SHOWN_ROWS, SHOWN_ROWS_BY_ROLES = 3, 10  # on the card
 
 
-def make_report(arguments: dict, licence: str | None, findings: dict) -> dict:
-    """`build_report.json`: source, arguments that were set, the exact command, and what was found of the splits."""
+def build_report(args: DatasetArguments, source: Source, statistics: dict) -> dict:
+    """`build_report.json`: source, arguments that were set, the exact command, and the statistics of the splits."""
+    given = {**asdict(args), "dataset_revision": source.revision, "abstract_column": source.columns.abstract}
     arguments = {
         name: public_name(value) if name in ("dataset_name", "tokenizer_name") else value
-        for name, value in arguments.items()
+        for name, value in given.items()
         if name not in NOT_REPORTED and value is not None and value is not False and value != DEFAULTS.get(name)
     }
     options = shlex.join(part for name, value in arguments.items() for part in (f"--{name}", str(value)))
     place = {name.removeprefix("dataset_"): value for name, value in arguments.items() if name.startswith("dataset_")}
-    stated = {"license": licence} if licence else {}
     return {
-        "source": {**place, **stated},
+        "source": {**place, **({"license": source.licence} if source.licence else {})},
         "arguments": arguments,
         "command": f"python prepare_dataset.py {options} --output_dir DIR",
-        **findings,
+        **({"csv": asdict(source.csv_lines)} if source.csv_lines else {}),
+        **statistics,
     }
 
 
-def write_dataset(splits: DatasetDict, report: dict, output: Output) -> None:
-    """Writes the whole folder or nothing; raises UserError on a full disk."""
+def write_dataset(splits: DatasetDict, report: dict, args: DatasetArguments, output: Output) -> None:
+    """Writes the complete folder or nothing; raises UserError on a full disk."""
+    rule = PAIR_RULES[args.pair_rule]
     with output.staging() as folder:
         (folder / "data").mkdir()
-        columns = [*COLUMNS, *(ROLE_COLUMNS if "roles" in report else ())]
+        columns = [*COLUMNS, *rule.columns]
         files = {name: write_split(name, split.select_columns(columns), folder) for name, split in splits.items()}
         plot_funnel(report["funnel"], folder / "funnel.png")
-        num_shown = min(SHOWN_ROWS_BY_ROLES if "roles" in report else SHOWN_ROWS, len(splits["train"]))
-        samples = [splits["train"][index] for index in range(num_shown)]
-        (folder / "README.md").write_text(dataset_card(samples, report, files), encoding="utf-8")
+        samples = [splits["train"][i] for i in range(min(rule.num_card_rows, len(splits["train"])))]
+        card = dataset_card(samples, report, files, rule.columns, rule.card_template, rule.help)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         write_json(folder / "build_report.json", report)
 
 
@@ -65,8 +70,8 @@ def write_split(name: str, split: Dataset, folder: Path) -> dict[str, str | int]
     path = folder / "data" / f"{name}.parquet"
     split.to_parquet(path)
     size = sum(map(itemgetter("total_byte_size"), read_metadata(path).to_dict()["row_groups"]))
-    # datasets 5.2 takes a folder for one that it has cached when name and card agree: the card has to tell the content
-    # apart, or a dataset built again in its place would be read as the old one.
+    # datasets 5.2 finds a folder in its cache by its name and its card. With a hash of the content in the card, a
+    # dataset that was built again in its place is not read as the old one.
     place = f"data/{name}-00000-of-00001-{hash_file(path)[:16]}.parquet"
     path.rename(folder / place)
     return {"path": place, "num_bytes": size}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from approach.data.role_pairs import Choice, choose_sentences
+from approach.data.pair_rules import SentenceSelection, select_sentences
 from approach.roles import ROLES
 
 WORDS_10 = "one two three four five six seven eight nine ten"
@@ -25,22 +25,22 @@ def sure():
 def choose(sentences, *roles, **options):
     if isinstance(sentences, int):
         sentences = [f"{WORDS_10} {i}" for i in range(sentences)]
-    return choose_sentences(sentences, tagged(*roles), **options)
+    return select_sentences(sentences, tagged(*roles), **options)
 
 
 def test_the_first_background_or_objective_is_the_problem_and_what_was_done_after_it_the_approach():
     found = choose(6, "background", "background", "objective", "method", "result", "method")
-    assert found == Choice("", problem=0, approach=[2, 3, 5], background=[1])
-    assert [found.name_use(i) for i in range(6)] == ["problem", "background", "approach", "approach", "", "approach"]
+    assert found == SentenceSelection("", problem=0, approach=[2, 3, 5], background=[1])
+    assert [found.use_of(i) for i in range(6)] == ["problem", "background", "approach", "approach", "", "approach"]
 
 
 def test_a_sentence_is_used_once_and_the_problem_takes_it_first():
-    assert choose(2, "objective", "method") == Choice("", 0, [1])
-    assert choose(1, "objective") == Choice("no_approach", 0)
+    assert choose(2, "objective", "method") == SentenceSelection("", 0, [1])
+    assert choose(1, "objective") == SentenceSelection("no_approach", 0)
 
 
 def test_what_was_done_before_the_problem_is_not_its_approach():
-    assert choose(4, "method", "background", "method", "other") == Choice("", 1, [2])
+    assert choose(4, "method", "background", "method", "other") == SentenceSelection("", 1, [2])
 
 
 @pytest.mark.parametrize(
@@ -77,17 +77,17 @@ def test_sure_sentences_are_all_taken_and_the_surest_others_until_it_is_enough()
 def test_a_problem_that_tells_its_own_approach_is_left_out_unless_it_is_kept(problem):
     sentences = [problem, "It reads one word after the other."]
     assert choose(sentences, "objective", "method").reason == "problem_tells_approach"
-    assert choose(sentences, "objective", "method", keep_telling_problems=True) == Choice("", 0, [1])
+    assert choose(sentences, "objective", "method", keep_telling_problems=True) == SentenceSelection("", 0, [1])
 
 
 def test_the_problem_is_the_first_sentence_that_tells_no_approach():
     sentences = ["We propose a parser.", "Long texts are hard to parse.", "It reads.", "Texts are long."]
     roles = ("objective", "background", "method", "background")
-    assert choose(sentences, *roles) == Choice("", 1, [2], [3])
-    assert choose(sentences, *roles, keep_telling_problems=True) == Choice("", 0, [2], [1, 3])
-    assert choose(sentences, "objective", "background .7", "method", "method") == Choice("", 1, [2, 3])
+    assert choose(sentences, *roles) == SentenceSelection("", 1, [2], [3])
+    assert choose(sentences, *roles, keep_telling_problems=True) == SentenceSelection("", 0, [2], [1, 3])
+    assert choose(sentences, "objective", "background .7", "method", "method") == SentenceSelection("", 1, [2, 3])
     assert choose(sentences, "objective", "background .69", "method", "method").reason == "problem_tells_approach"
-    assert choose(sentences[1:], "background .69", "method", "method") == Choice("", 0, [1, 2]), (
+    assert choose(sentences[1:], "background .69", "method", "method") == SentenceSelection("", 0, [1, 2]), (
         "the first may be unsure"
     )
 
@@ -116,14 +116,14 @@ def test_a_problem_that_names_a_task_or_others_work_is_kept(problem):
 def test_a_finding_is_left_out_of_the_approach_and_counted_unless_it_is_kept(finding):
     sentences = ["Parsing is hard.", "A parser reads one word after the other.", finding]
     found = choose(sentences, "background", "method", "method")
-    assert found == Choice("", 0, [1], num_findings=1)
+    assert found == SentenceSelection("", 0, [1], num_findings=1)
     kept = choose(sentences, "background", "method", "method", keep_findings=True)
-    assert kept == Choice("", 0, [1, 2])
+    assert kept == SentenceSelection("", 0, [1, 2])
 
 
 def test_a_sentence_that_only_holds_such_words_is_no_finding():
     sentences = ["Parsing is hard.", "The rule that we show that way is learned.", "We find the best of them."]
-    assert choose(sentences, "background", "method", "method") == Choice("", 0, [1, 2])
+    assert choose(sentences, "background", "method", "method") == SentenceSelection("", 0, [1, 2])
 
 
 def test_background_is_whole_sentences_of_80_words_at_most_and_tells_no_approach():
