@@ -35,7 +35,7 @@ The metrics are the local files in `approach/metrics/`: no code from the Hub is 
 
     python evaluate_model.py --model_name_or_path outputs/model --base_model_name_or_path BASE \
         --dataset_name outputs/pairs --num_examples 100 --output_dir outputs/scores
-    accelerate launch --num_processes 2 evaluate_model.py --model_name_or_path user/model \
+    accelerate launch --multi_gpu --num_processes 2 evaluate_model.py --model_name_or_path user/model \
         --base_model_name_or_path TinyLlama/TinyLlama-1.1B-Chat-v1.0 --dataset_name user/pairs \
         --num_examples 500 --output_dir outputs/scores
 """
@@ -47,14 +47,19 @@ if __name__ == "__main__":
         "Stopped: run the same command again to continue from the drafts written so far."
     )  # to Ctrl-C, before all else
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from approach.arguments import check_ranges, parse
 from approach.errors import run_script
 from approach.prompt import MAX_NEW_TOKENS
 from approach.runtime import set_up_torch
 from approach.storage import Output, contains_files, expand_globs, public_name
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 
 @dataclass
@@ -121,7 +126,7 @@ class EvaluationArguments:
     batch_size: int = field(default=64, metadata={"help": "Problems drafted for at once; halved where memory ends."})
     bertscore_model: str = field(
         default="roberta-large",
-        metadata={"help": "BERTScore's encoder: roberta-large as in the report, or another folder or Hub id."},
+        metadata={"help": "BERTScore's encoder: roberta-large as in the report, another folder or Hub id, or none."},
     )
     bertscore_num_layers: int | None = field(
         default=None,
@@ -168,8 +173,6 @@ def main(args: EvaluationArguments) -> None:
     """Chooses on validation rows, writes the plan, drafts with every system, and scores on the main process."""
     args.output.check()
     set_up_torch()  # before the modules that import torch
-    from accelerate import PartialState
-
     from approach.evaluation import systems
     from approach.evaluation.choice import DraftSettings, choose_decodings, draft_for_test
     from approach.evaluation.copying import find_rows_seen
@@ -178,6 +181,7 @@ def main(args: EvaluationArguments) -> None:
     from approach.generation.partial import PartialDrafts
     from approach.models import resolve_dtype
 
+    state = join_processes()
     recipes = systems.build_recipes(args.model_name_or_path, args.compared_model_name_or_path, args.model_revision)
     base = systems.build_base(args.base_model_name_or_path, args.base_model_revision)
     systems.check_base(args.base_model_name_or_path, args.base_model_revision)
@@ -188,7 +192,7 @@ def main(args: EvaluationArguments) -> None:
     metrics = load_metrics(args.bertscore_model, args.bertscore_num_layers)
 
     with PartialDrafts(Path(args.output_dir)) as partial:
-        dtype = resolve_dtype(args.dtype, PartialState().device)
+        dtype = resolve_dtype(args.dtype, state.device)
         settings = DraftSettings(
             partial, args.num_seeds, args.max_new_tokens, args.batch_size, dtype, guided=args.guided
         )
@@ -196,11 +200,24 @@ def main(args: EvaluationArguments) -> None:
         plan = build_plan(chosen, build_dataset_record(args), problems.rows, settings, args.num_resamples)
         write_plan(plan, partial.folder)
         drafts, nlls = draft_for_test(recipes, base, problems, chosen, settings)
-        if PartialState().is_main_process:
+        if state.is_main_process:
             baselines = systems.build_baselines(problems, metrics["specificity"])
             drafts = [*drafts, *baselines, systems.shuffle_words(drafts[0]), *others]
             score(args, problems, drafts, nlls, given, chosen, plan, rows_seen, metrics)
             partial.remove()
+
+
+def join_processes() -> "PartialState":
+    """
+    This process among those that `accelerate launch` or torchrun started.
+
+    On a machine without a GPU accelerate has to be asked for the CPU: each process would take itself for the only one.
+    """
+    import torch
+    from accelerate import PartialState
+
+    device = torch.accelerator.current_accelerator()
+    return PartialState(cpu="LOCAL_RANK" in os.environ and (device is None or device.type == "mps"))
 
 
 def build_dataset_record(args: EvaluationArguments) -> dict[str, str | int | list[float] | None]:

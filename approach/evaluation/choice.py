@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import evaluate
 import numpy as np
 import torch
+from accelerate import PartialState
 
 from approach.evaluation.reference_nll import ReferenceNLL, join_models, measure_reference_nll
 from approach.evaluation.systems import TUNED, Problems, Recipe, SystemDrafts, base_prompts
@@ -65,13 +66,20 @@ class ChosenDecodings:
 
 
 def summarize_behaviour(metric: evaluate.Metric, runs: Sequence[list[Draft]], rows: list[dict]) -> dict:
-    """How drafts behave, of all runs together; how they ended where a model of ours wrote them."""
+    """How drafts behave, over all runs; how they ended where a model of ours wrote them."""
     drafts = [draft for run in runs for draft in run]
-    behaviour = metric.compute(
-        predictions=[draft["prediction"] for draft in drafts],
-        references=[row["approach"] for row in rows] * len(runs),
-        problems=[row["problem"] for row in rows] * len(runs),
-    )
+    references, problems = ([row[name] for row in rows] for name in ("approach", "problem"))
+
+    def compute(texts: list[Draft], num_runs: int = 1) -> dict:
+        predictions = [draft["prediction"] for draft in texts]
+        return metric.compute(predictions=predictions, references=references * num_runs, problems=problems * num_runs)
+
+    behaviour = compute(drafts, len(runs))
+    # Distinct words fall as the number of texts grows, so that those of several runs together would seem less varied.
+    by_run = [compute(run) for run in runs]
+    for name in ("distinct_1", "distinct_2"):
+        values = [found[name] for found in by_run if found[name] is not None]
+        behaviour[name] = sum(values) / len(values) if values else None
     if drafts[0]["ended"] is not None:
         behaviour["share_ended"] = sum(draft["ended"] for draft in drafts) / len(drafts)
         behaviour["share_at_budget"] = 1 - behaviour["share_ended"]
@@ -132,7 +140,7 @@ class DecodingSelector:
         chosen = find_best(found)
         best = found[chosen]
         value = "not measured" if best["specificity"] is None else f"{best['specificity']:.4f}"
-        print(f"  {system}: {chosen}, specificity {value}, ended {best['share_ended']:.0%}")
+        PartialState().print(f"  {system}: {chosen}, specificity {value}, ended {best['share_ended']:.0%}")
         return {"decodings": found, "chosen": chosen, "passes_gates": best["passes_gates"]}
 
 
@@ -151,7 +159,7 @@ def choose_decodings(
 ) -> ChosenDecodings:
     """Drafts for the validation rows with every decoding, and chooses; the test rows are not looked at."""
     selector, weights, systems = DecodingSelector(problems, metrics), {}, {}
-    print(f"Choosing decodings on {len(problems.validation)} validation rows")
+    PartialState().print(f"Choosing decodings on {len(problems.validation)} validation rows")
     prompts = [row["prompt"] for row in problems.validation]
     for recipe in recipes:
         runs: dict[str, list] = {name: [] for name in settings.list_decodings(recipe)}
@@ -181,7 +189,7 @@ def choose_for_base(
     """For each way to ask the base, its decoding and its problem gain; and the digest of the base's weights."""
     drafter = next(settings.load_runs(base))
     if drafter.tokenizer.chat_template is None:
-        print("  base, instructed and base, two examples: left out, the base has no chat template")
+        PartialState().print("  base, instructed and base, two examples: left out, the base has no chat template")
     approaches, systems = [row["approach"] for row in problems.validation], {}
     for system, prompts in base_prompts(drafter.tokenizer, problems.validation, problems.examples).items():
         runs = {decoding: settings.draft(drafter, prompts, decoding) for decoding in UNGUIDED}
@@ -217,7 +225,7 @@ def draft_recipe(
     runs, greedy, nlls = [], [], []
     prompts, approaches = ([row[name] for row in problems.rows] for name in ("prompt", "approach"))
     for name, drafter in zip(recipe.names, settings.load_runs(recipe), strict=True):
-        print(f"{recipe.system}: {len(prompts)} drafts by {name}")
+        PartialState().print(f"{recipe.system}: {len(prompts)} drafts by {name}")
         runs += settings.draft(drafter, prompts, decoding, settings.num_seeds)
         if is_main and name == first and decoding != "greedy":
             greedy = settings.draft(drafter, prompts, "greedy")
@@ -238,7 +246,7 @@ def draft_base(
     approaches, drafts, nlls = [row["approach"] for row in problems.rows], [], {}
     for system, prompts in base_prompts(drafter.tokenizer, problems.rows, problems.examples).items():
         decoding = chosen.decodings[system]
-        print(f"{system}: {len(prompts)} drafts by {drafter.name}")
+        PartialState().print(f"{system}: {len(prompts)} drafts by {drafter.name}")
         runs = settings.draft(drafter, prompts, decoding, settings.num_seeds)
         drafts.append(SystemDrafts(system, "base", base.names, decoding, runs))
         more = {"permuted": True, "empty_prompt": empty[system][0]} if system == chosen.base_for_gain else {}

@@ -24,8 +24,9 @@ from approach.storage import public_name
 
 LIBRARIES = ("torch", "transformers", "sacrebleu", "rouge-score", "bert-score", "bm25s")
 NUM_TERMS = 30  # of a draft, where drafts of different lengths are compared
-REFERENCES_SEARCHED = 100  # a draft is to find its own reference among so many, whatever the number of rows
+REFERENCES_SEARCHED = 100  # among so many a draft is to find its own reference, or among all where there are fewer
 NUM_SAMPLES = 3
+NO_ENCODER = "none"  # leaves BERTScore out
 GAIN_SIGNATURE = "bits a byte of the references, other rows' problems (5 permutations) minus own"
 
 
@@ -57,14 +58,18 @@ class Scored:
 
 def load_metrics(bertscore_model: str, bertscore_num_layers: int | None) -> dict[str, evaluate.Metric]:
     """
-    The local metrics by name, with BERTScore's encoder loaded: it should fail before hours of drafting, not after.
+    The local metrics by name, with BERTScore's encoder loaded and tried: it should fail before hours of drafting.
 
     Raises:
-        UserError: where the encoder cannot be loaded.
+        UserError: where the encoder cannot be loaded or run.
     """
     metrics = {name: load_metric(name) for name in (*list_overlap_metrics(), "specificity", "behaviour", "provenance")}
+    if bertscore_model == NO_ENCODER:
+        del metrics["bertscore"]
+        return metrics
     try:
-        metrics["bertscore"].load(bertscore_model, bertscore_num_layers)
+        encoder = metrics["bertscore"].load(bertscore_model, bertscore_num_layers)
+        encoder.statistics(["We measure noise."], ["We measure it."])  # some that load cannot be run
     except KeyError as error:
         raise UserError(
             f"--bertscore_model {bertscore_model}: bert-score does not know it; add --bertscore_num_layers"
@@ -88,15 +93,18 @@ def build_setup_record(
     dtype: str,
 ) -> dict:
     """Which rows were drafted for, and how drafts were made and scored; `dataset` says which rows of which split."""
-    signatures = {name: metrics[name].signature() for name in (*list_overlap_metrics(), "specificity")}
+    encoder = metrics.get("bertscore")
+    names = [name for name in (*list_overlap_metrics(), "specificity") if name in metrics]
+    signatures = {name: metrics[name].signature() for name in names}
     return {
         "num_examples": len(rows),
         "dataset": dataset,
         "decoding": {"max_new_tokens": max_new_tokens, "seeds": num_seeds, "decodings": DECODINGS, "dtype": dtype},
-        "bertscore_model": public_name(bertscore_model),
+        "bertscore_model": public_name(bertscore_model) if encoder else None,
         "signatures": signatures | {"problem gain": GAIN_SIGNATURE},
         "references_repeated_4grams": measure_repetition(metrics["behaviour"], rows),
-        "texts_beyond_encoder": metrics["bertscore"].count_truncated([row["approach"] for row in rows]),
+        "texts_beyond_encoder": encoder.count_truncated([row["approach"] for row in rows]) if encoder else None,
+        "references_searched": min(REFERENCES_SEARCHED, len(rows)),
         "resamples": num_resamples,
         "versions": {name: version(name) for name in LIBRARIES},
     }
@@ -122,7 +130,7 @@ def compute_statistics(
     runs = [run for runs in runs_by_system for run in runs]
     ends = np.cumsum([len(runs) for runs in runs_by_system])[:-1]
     by_metric = {}
-    for name in list_overlap_metrics():
+    for name in (name for name in list_overlap_metrics() if name in metrics):
         # In one call: bert-score encodes each text once a call.
         found = metrics[name].statistics([draft for run in runs for draft in run], references * len(runs))
         by_metric[name] = np.split(found.reshape(len(runs), len(references), -1), ends)
@@ -146,14 +154,19 @@ def compute_statistics(
 
 
 def find_own_references(runs: Sequence[list[str]], references: list[str]) -> np.ndarray:
-    """Whether each draft's nearest reference, by BM25 and among at most 100, is its own: `(runs, rows)` of 1 and 0."""
+    """
+    Whether each draft's nearest reference, by BM25 and among 100, is its own: `(runs, rows)` of 1 and 0.
+
+    The last rows are searched for among the last 100: a shorter rest would be easier, down to a single reference.
+    """
     found = np.zeros((len(runs), len(references)))
     for start in range(0, len(references), REFERENCES_SEARCHED):
+        first = max(0, min(start, len(references) - REFERENCES_SEARCHED))
         part = slice(start, start + REFERENCES_SEARCHED)
-        index = BM25Index(references[part])
+        index = BM25Index(references[first : first + REFERENCES_SEARCHED])
         for run, drafts in enumerate(runs):
             near = index.nearest(drafts[part], k=1)
-            found[run, part] = [bool(hits) and hits[0][0] == i for i, hits in enumerate(near)]
+            found[run, part] = [bool(hits) and hits[0][0] == start - first + i for i, hits in enumerate(near)]
     return found
 
 
@@ -254,7 +267,7 @@ def build_predictions(
             for i, (row, draft) in enumerate(zip(rows, run, strict=True)):
                 problem = f"{row['problem']} {given[i]}"
                 rouge, bertscore = (
-                    metrics[name].from_totals(row_statistics.overlap[name][number, i])
+                    metrics[name].from_totals(row_statistics.overlap[name][number, i]) if name in metrics else {}
                     for name in ("rouge", "bertscore")
                 )
                 predictions.append(
@@ -269,7 +282,7 @@ def build_predictions(
                         "specificity": None if np.isnan(specificity[number, i]) else float(specificity[number, i]),
                         "hits": metrics["specificity"].hits(draft["prediction"], row["approach"], problem, terms),
                         "rougeL": rouge["rougeL"],
-                        "bertscore_f1": bertscore["bertscore_f1"],
+                        "bertscore_f1": bertscore.get("bertscore_f1"),
                     }
                 )
     return predictions

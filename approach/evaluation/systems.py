@@ -122,14 +122,23 @@ def load_problems(dataset_name: str, revision: str | None, selection: Selection,
         )
     train = load_rows(dataset_name, revision, "train")
     validation = Selection("validation", num_validation, draw_seed=selection.draw_seed)
-    rng = random.Random(0)
+    rng, scored = random.Random(0), {row["id"] for row in rows}
+    not_scored = [row for row in train if row["id"] not in scored] or train  # none is left where all are scored
     return Problems(
         rows=rows,
         validation=validation.take(load_rows(dataset_name, revision, validation.split)),
         train=train,
-        examples=rng.sample(train, min(NUM_EXAMPLES_SHOWN, len(train))),
-        random_train=[rng.choice(train) for _ in rows],
+        examples=rng.sample(not_scored, min(NUM_EXAMPLES_SHOWN, len(not_scored))),
+        random_train=[draw_other(rng, train, row) for row in rows],
     )
+
+
+def draw_other(rng: random.Random, train: list[dict], row: dict) -> dict:
+    """A random training row other than `row`, which may be one of them."""
+    drawn = rng.choice(train)
+    while drawn["id"] == row["id"] and len(train) > 1:
+        drawn = rng.choice(train)
+    return drawn
 
 
 def load_rows(dataset_name: str, revision: str | None, split: str) -> list[dict]:
@@ -258,11 +267,12 @@ def build_draft(text: str) -> Draft:
 def build_baselines(problems: Problems, specificity: evaluate.Metric) -> list[SystemDrafts]:
     """The problem itself, a random and the nearest training approach, a list of terms, and the reference."""
     asked = [row["problem"] for row in problems.rows]
-    train = [row["approach"] for row in problems.train]
-    near = [
-        [train[row] for row, _ in hits]
-        for hits in BM25Index([row["problem"] for row in problems.train]).nearest(asked, k=NUM_NEAREST)
-    ]
+    # One more than needed: with --dataset_split train the nearest is the row itself, which is left out.
+    hits = BM25Index([row["problem"] for row in problems.train]).nearest(asked, k=NUM_NEAREST + 1)
+    near = []
+    for row, found in zip(problems.rows, hits, strict=True):
+        others = [problems.train[index] for index, _ in found if problems.train[index]["id"] != row["id"]]
+        near.append([other["approach"] for other in others[:NUM_NEAREST]])
     texts_by_system = {
         "problem copied": asked,
         RANDOM: [row["approach"] for row in problems.random_train],

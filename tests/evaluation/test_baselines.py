@@ -1,10 +1,21 @@
 """Controls get what they must get, whatever the rows."""
 
+import random
+
 import evaluate
 import pytest
 from conftest import ROOT
 
-from approach.evaluation.systems import Problems, SystemDrafts, build_baselines, build_draft, shuffle_words
+from approach.evaluation.systems import (
+    Problems,
+    Selection,
+    SystemDrafts,
+    build_baselines,
+    build_draft,
+    draw_other,
+    load_problems,
+    shuffle_words,
+)
 
 TRAIN = [
     {"id": "t0", "problem": "Whales are hard to hear.", "approach": "Hydrophones record pods, a detector listens."},
@@ -57,6 +68,18 @@ def test_the_word_list_has_the_weightiest_new_terms_of_the_nearest(systems):
     assert not {"whales", "hard", "count"} & set(words), "no term of the problem"
     assert len(words) == round((5 + 3 + 2) / 3), "as many as references have new ones on average"
     assert set(second.split()) <= {"датчики", "измеряют", "колебания"} and third == "", "no problem has its words"
+
+
+def test_a_training_row_that_is_scored_is_no_neighbour_of_its_own(specificity, dataset):
+    """With `--dataset_split train` every nearest training approach would be the reference."""
+    problems = load_problems(str(dataset), None, Selection("train", 5), 2)
+    systems = {entry.system: entry.texts[0] for entry in build_baselines(problems, specificity)}
+    for name in ("nearest training approach", "random training approach"):
+        assert all(text != row["approach"] for text, row in zip(systems[name], problems.rows, strict=True)), name
+    assert not {row["id"] for row in problems.examples} & {row["id"] for row in problems.rows}
+    row = {"id": "a", "problem": "", "approach": ""}
+    other = {**row, "id": "b"}
+    assert all(draw_other(random.Random(seed), [row, other], row) == other for seed in range(9))
 
 
 def test_shuffled_words_score_the_same_and_read_otherwise(specificity):

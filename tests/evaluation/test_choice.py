@@ -53,6 +53,17 @@ def test_quality_checks_are_endings_and_repetition(metrics, dataset):
     assert found["share_ended"] == 0.5 and found["share_empty"] == 0.5 and found["mean_tokens"] == 3
 
 
+def test_distinct_words_of_several_runs_are_those_of_one(metrics):
+    """Counted together, two runs of the same drafts would be half as varied."""
+    rows = [{"problem": "a", "approach": "one two three"}] * 2
+    drafts = [{"prediction": text, "ended": True, "num_tokens": 3} for text in ("a b c", "a d e")]
+    alone = summarize_behaviour(metrics["behaviour"], [drafts], rows)
+    assert alone["distinct_1"] == 5 / 6 and alone["distinct_2"] == 1
+    assert summarize_behaviour(metrics["behaviour"], [drafts] * 3, rows) == alone
+    empty = [{"prediction": "", "ended": True, "num_tokens": 0}] * 2
+    assert summarize_behaviour(metrics["behaviour"], [drafts, empty], rows)["distinct_1"] == 5 / 6
+
+
 def test_all_that_was_measured_is_recorded_and_every_system_has_a_decoding(metrics, merged, base, dataset, tmp_path):
     problems = load_problems(str(dataset), None, Selection("test", 2), 2)
     settings = DraftSettings(PartialDrafts(tmp_path / "scores"), 1, 8, 4, torch.float32)

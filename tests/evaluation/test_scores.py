@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from approach.evaluation.scores import compute_scores, compute_statistics, load_metrics
+from approach.evaluation.scores import compute_scores, compute_statistics, find_own_references, load_metrics
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,15 @@ def test_one_row_and_empty_drafts_are_counted(metrics, dataset):
     found = compute_scores(metrics, alone, np.ones((1, 1)))
     assert np.isnan(found["specificity"]).all() and np.isnan(alone.specificity_by_row).all()
     assert found["new_term_f1"].item() == 0
+
+
+def test_every_draft_is_to_find_its_reference_among_as_many():
+    """The 101st alone would find it always."""
+    words = [f"{first}{last}q" for first in "abcdefghijklmn" for last in "opqrstuvwxyz"]
+    references = [f"{words[i]} {words[i + 1]} noise" for i in range(103)]
+    drafts = [f"{words[i - 5]} noise" for i in range(103)]  # each is nearest to another's
+    found = find_own_references([drafts, references], references)
+    assert found[0, 100:].sum() == 0 and found[1].sum() == 103
 
 
 # The original's flaw

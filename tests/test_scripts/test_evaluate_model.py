@@ -245,8 +245,9 @@ def test_two_names_of_nothing_new_are_refused(arguments):
 
 
 def test_two_processes_killed_and_started_again_write_the_bytes_of_one(arguments, tmp_path):
+    arguments["batch_size"] = 1  # so that there are batches for both
     main(EvaluationArguments(**arguments))
-    whole = {path.name: path.read_bytes() for path in (tmp_path / "scores").iterdir()}
+    complete = {path.name: path.read_bytes() for path in (tmp_path / "scores").iterdir()}
     values = {**arguments, "model_name_or_path": arguments["model_name_or_path"][0], "output_dir": tmp_path / "again"}
     command = [str(part) for name, value in values.items() for part in (f"--{name}", value)]
     # The first start dies on the test rows, the second counts what it computes.
@@ -256,19 +257,28 @@ def test_two_processes_killed_and_started_again_write_the_bytes_of_one(arguments
         "append, left = e.PartialDrafts.append, [int(os.environ['BATCHES'])]\n"
         "def count(self, *a):\n"
         "    append(self, *a)\n"
-        "    print('BATCH')\n"
+        "    print('BATCH', flush=True)\n"
         "    left[0] -= 1\n"
         "    left[0] or os._exit(9)\n"
         "e.PartialDrafts.append = count\n"
+        "join = evaluate_model.join_processes\n"
+        "def join_and_tell():\n"
+        "    state = join()\n"
+        "    print(f'PROCESS {state.process_index + 1} OF {state.num_processes}', flush=True)\n"
+        "    return state\n"
+        "evaluate_model.join_processes = join_and_tell\n"
         "evaluate_model.main(evaluate_model.parse_arguments())\n",
         encoding="utf-8",
     )
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--cpu", "--num_processes", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
     def start(batches: int) -> subprocess.CompletedProcess:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "BATCHES": str(batches)}
-        script = [*launch, "--num_cpu_threads_per_process", "1", tmp_path / "start.py", *command]
-        return subprocess.run(script, env=environment, capture_output=True, text=True)
+        result = subprocess.run(
+            [*launch, tmp_path / "start.py", *command], env=environment, capture_output=True, text=True
+        )
+        assert all(f"PROCESS {number} OF 2" in result.stdout for number in (1, 2)), result.stderr[-2000:]
+        return result
 
     assert start(batches=18).returncode != 0 and not (tmp_path / "again").exists()
     assert (tmp_path / ".again.partial" / "plan.json").is_file(), "it died before it drafted for the test rows"
@@ -276,7 +286,7 @@ def test_two_processes_killed_and_started_again_write_the_bytes_of_one(arguments
     result = start(batches=1000)
     assert result.returncode == 0, result.stderr[-2000:]
     assert kept and 0 < result.stdout.count("BATCH") < 18 + 14, "it went on from what there was"
-    assert whole == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    assert complete == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
     assert not (tmp_path / ".again.partial").exists()
 
 
@@ -314,6 +324,29 @@ def test_other_mistakes_are_named(arguments, tmp_path):
         main(EvaluationArguments(**{**arguments, "dataset_split": "holdout"}))
     with pytest.raises(UserError, match="--model_name_or_path .*none"):
         main(EvaluationArguments(**{**arguments, "model_name_or_path": [str(tmp_path / "none")]}))
+
+
+def test_an_encoder_that_loads_and_cannot_be_run_is_refused_before_the_first_draft(arguments, tmp_path, monkeypatch):
+    def fail(*_):
+        raise IndexError("index out of range in self")
+
+    monkeypatch.setattr("bert_score.BERTScorer.score", fail)
+    with pytest.raises(UserError, match="--bertscore_model .*index out of range"):
+        main(EvaluationArguments(**arguments))
+    assert not list(tmp_path.iterdir())
+
+
+def test_bertscore_can_be_left_out(arguments, tmp_path):
+    """No encoder is loaded; everything else is scored, and the page says nothing of one."""
+    none = {"bertscore_model": "none", "bertscore_num_layers": None, "num_seeds": 1}
+    main(EvaluationArguments(**arguments | none))
+    scores = read_scores(tmp_path / "scores")
+    assert scores["bertscore_model"] is None and scores["texts_beyond_encoder"] is None
+    found = find_only(scores, "reference")["scores"]
+    assert "rougeL" in found and "bertscore_f1" not in found and "bertscore" not in scores["signatures"]
+    assert {row["bertscore_f1"] for row in read_lines(tmp_path / "scores" / "predictions.jsonl")} == {None}
+    assert "BERTScore's encoder" not in build_page(tmp_path / "scores", None)
+    assert "BERTScore" not in model_card(tmp_path, "alice/model", scores)
 
 
 def test_an_output_that_holds_what_is_read_or_is_not_ours_is_refused_before_the_work(tmp_path):
