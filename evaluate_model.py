@@ -55,7 +55,7 @@ from typing import TYPE_CHECKING
 from approach.arguments import check_ranges, parse
 from approach.errors import run_script
 from approach.prompt import MAX_NEW_TOKENS
-from approach.runtime import set_up_torch
+from approach.runtime import check_wandb_login, set_up_torch
 from approach.storage import Output, contains_files, expand_globs, public_name
 
 if TYPE_CHECKING:
@@ -182,6 +182,8 @@ def main(args: EvaluationArguments) -> None:
     from approach.models import resolve_dtype
 
     state = join_processes()
+    if args.report_to == "wandb" and state.is_main_process:
+        check_wandb_login()
     recipes = systems.build_recipes(args.model_name_or_path, args.compared_model_name_or_path, args.model_revision)
     base = systems.build_base(args.base_model_name_or_path, args.base_model_revision)
     systems.check_base(args.base_model_name_or_path, args.base_model_revision)

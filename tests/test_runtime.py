@@ -5,15 +5,19 @@ import inspect
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, training_arguments
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+import train_sft
+from approach.errors import UserError
 from approach.generation.engine import Drafter
 from approach.models import fastest_dtype
-from approach.runtime import KEPT_OPERATIONS, bypass_onednn_for_single_tokens, set_up_torch
+from approach.runtime import KEPT_OPERATIONS, bypass_onednn_for_single_tokens, check_wandb_login, set_up_torch
+from evaluate_model import main, parse_arguments
 
 
 @pytest.fixture
@@ -170,3 +174,33 @@ def test_only_a_model_that_drafts_alone_does_without_onednn(merged):
         drafter.generate(["We study noise."], {"do_sample": False}, max_new_tokens=4)
         assert (((1, 1), False) in seen) == is_alone
         assert all(enabled for (_, tokens), enabled in seen if tokens > 1)
+
+
+def mock_wandb(monkeypatch, login):
+    monkeypatch.setattr("wandb.setup", lambda: SimpleNamespace(settings=SimpleNamespace(mode="online")))
+    monkeypatch.setattr("wandb.login", login)
+
+
+def train(folder):
+    train_sft.main(*training_arguments("no-base", "no-pairs", folder, "--report_to", "wandb"))
+
+
+def evaluate(folder):
+    words = ["--model_name_or_path", "m", "--base_model_name_or_path", "b", "--dataset_name", "d"]
+    main(parse_arguments([*words, "--output_dir", str(folder), "--report_to", "wandb"]))
+
+
+@pytest.mark.parametrize("run", [train, evaluate])
+def test_wandb_without_a_login_ends_in_one_line_before_anything_is_loaded(run, monkeypatch, tmp_path):
+    mock_wandb(monkeypatch, lambda prompt: False)
+    with pytest.raises(UserError, match="^--report_to wandb: you are not logged in: run `wandb login`, or set WANDB_"):
+        run(tmp_path / "out")
+
+
+def test_a_wandb_server_that_cannot_be_reached_is_named(monkeypatch):
+    def fail(prompt):
+        raise ConnectionError("no route")
+
+    mock_wandb(monkeypatch, fail)
+    with pytest.raises(UserError, match="^--report_to wandb: no route: run `wandb login`"):
+        check_wandb_login()
