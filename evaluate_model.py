@@ -10,6 +10,7 @@
 #     "numpy==2.4.6",
 #     "nupunkt==0.8.0",
 #     "peft==0.21.2",
+#     "python-crfsuite==0.9.12",
 #     "rouge-score==0.1.2",
 #     "sacrebleu==2.6.0",
 #     "safetensors==0.8.0",
@@ -55,8 +56,9 @@ from typing import TYPE_CHECKING
 from approach.arguments import check_ranges, parse
 from approach.errors import run_script
 from approach.prompt import MAX_NEW_TOKENS
-from approach.runtime import check_wandb_login, set_up_torch
+from approach.runtime import set_up_torch
 from approach.storage import Output, contains_files, expand_globs, public_name
+from approach.tracking import check_wandb_login
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -203,7 +205,7 @@ def main(args: EvaluationArguments) -> None:
         write_plan(plan, partial.folder)
         drafts, nlls = draft_for_test(recipes, base, problems, chosen, settings)
         if state.is_main_process:
-            baselines = systems.build_baselines(problems, metrics["specificity"])
+            baselines = systems.build_baselines(problems, metrics["specificity"], rows_seen[systems.TUNED].seen)
             drafts = [*drafts, *baselines, systems.shuffle_words(drafts[0]), *others]
             score(args, problems, drafts, nlls, given, chosen, plan, rows_seen, metrics)
             partial.remove()

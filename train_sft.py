@@ -49,7 +49,8 @@ from typing import TYPE_CHECKING
 from approach.arguments import PublishArguments, check_ranges, format_command, parse
 from approach.errors import run_script
 from approach.prompt import END_TAG, EXAMPLE_PROBLEM
-from approach.runtime import check_wandb_login, hide_library_notices, set_up_torch
+from approach.runtime import hide_library_notices, set_up_torch
+from approach.tracking import check_wandb_login
 from approach.training.arguments import (
     NO_BASE,
     NO_BFLOAT16,

@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     names = ("specificity", "behaviour", "provenance")
     metric, behaviour, provenance = (load(str(ROOT / "approach" / "metrics" / f"{name}.py")) for name in names)
     entries, seconds = draft_all(args, problems, PartialDrafts(args.output_dir))
-    entries += build_baselines(problems, metric) + load_predictions(args.predictions, problems.rows)[0]
+    entries += build_baselines(problems, metric, problems.train) + load_predictions(args.predictions, problems.rows)[0]
 
     rows, train = problems.rows, [row["approach"] for row in problems.train]
     weights, corpus = metric.weigh(train), provenance.corpus(train)

@@ -16,7 +16,8 @@ import train_sft
 from approach.errors import UserError
 from approach.generation.engine import Drafter
 from approach.models import fastest_dtype
-from approach.runtime import KEPT_OPERATIONS, bypass_onednn_for_single_tokens, check_wandb_login, set_up_torch
+from approach.runtime import KEPT_OPERATIONS, bypass_onednn_for_single_tokens, set_up_torch
+from approach.tracking import check_wandb_login
 from evaluate_model import main, parse_arguments
 
 

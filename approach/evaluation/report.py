@@ -13,6 +13,7 @@ from approach.evaluation.plots import Dot, plot_dots, plot_lengths, plot_losses
 from approach.evaluation.tables import (
     build_behaviour_table,
     build_choice_table,
+    build_claims_table,
     build_comparisons_table,
     build_copying_tables,
     build_overlap_table,
@@ -35,6 +36,7 @@ LINES = {  # what a score is held against: floors, and what a look-up reaches
     "random training approach": ":",
     "terms of the five nearest": "--",
     "nearest training approach": "-.",
+    "nearest of the rows seen": "-.",
 }
 
 
@@ -83,6 +85,7 @@ def summarize_scores(scores: dict) -> dict:
         "alpha": scores["comparisons"][0]["alpha"],
         "power": build_power_table(scores["power"]),
         "scores": build_scores_table(systems),
+        "claims": build_claims_table(systems),
         "overlap": build_overlap_table(systems),
         "behaviour": build_behaviour_table(systems),
         "num_validation": choice["rows"],

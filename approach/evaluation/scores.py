@@ -18,13 +18,14 @@ from approach.evaluation.reference_nll import ReferenceNLL, bits_per_byte
 from approach.evaluation.significance import Estimate, Estimates, draw_rows, summarize_estimate
 from approach.evaluation.systems import SystemDrafts
 from approach.generation.sampling import DECODINGS
-from approach.metrics import list_overlap_metrics, list_table, load_metric
+from approach.metrics import list_files, list_table, load_metric
 from approach.retrieval import BM25Index
 from approach.storage import public_name
 
 LIBRARIES = ("torch", "transformers", "sacrebleu", "rouge-score", "bert-score", "bm25s")
 NUM_TERMS = 30  # of a draft, where drafts of different lengths are compared
 REFERENCES_SEARCHED = 100  # among so many a draft is to find its own reference, or among all where there are fewer
+NUM_HARDEST = 8  # other rows, of the nearest problems, among whose references a draft's own is ranked
 NUM_SAMPLES = 3
 NO_ENCODER = "none"  # leaves BERTScore out
 GAIN_SIGNATURE = "bits a byte of the references, other rows' problems (5 permutations) minus own"
@@ -34,11 +35,13 @@ GAIN_SIGNATURE = "bits a byte of the references, other rows' problems (5 permuta
 class RowStatistics:
     """The statistics of a system's drafts, each of shape `(runs, rows, …)`; a run is a list of drafts, one a row."""
 
-    overlap: dict[str, np.ndarray]  # by metric, against each row's own reference
+    totals: dict[str, np.ndarray]  # by metric, against each row's own reference or problem
     pairs: np.ndarray  # F1 of new terms with the own reference minus that with row j's, `(runs, rows, rows)`
     pairs_at_30: np.ndarray  # the same for each draft's first 30 new terms
     new_terms: np.ndarray  # F1 of new terms, and their number, `(runs, rows, 2)`
     found_first: np.ndarray  # 1 where the draft's nearest reference is its own, else 0
+    wins: np.ndarray  # 1 where the own reference fits better than row j's, a tie 0.5, `(runs, rows, rows)`
+    wins_hardest: np.ndarray  # their mean over the rows of the nearest problems, `(runs, rows)`
 
     @property
     def specificity_by_row(self) -> np.ndarray:
@@ -63,7 +66,8 @@ def load_metrics(bertscore_model: str, bertscore_num_layers: int | None) -> dict
     Raises:
         UserError: where the encoder cannot be loaded or run.
     """
-    metrics = {name: load_metric(name) for name in (*list_overlap_metrics(), "specificity", "behaviour", "provenance")}
+    names = *list_files("overlap"), *list_files("claims"), *list_files("specificity"), "behaviour", "provenance"
+    metrics = {name: load_metric(name) for name in names}
     if bertscore_model == NO_ENCODER:
         del metrics["bertscore"]
         return metrics
@@ -94,7 +98,7 @@ def build_setup_record(
 ) -> dict:
     """Which rows were drafted for, and how drafts were made and scored; `dataset` says which rows of which split."""
     encoder = metrics.get("bertscore")
-    names = [name for name in (*list_overlap_metrics(), "specificity") if name in metrics]
+    names = [name for table in ("overlap", "specificity", "claims") for name in list_files(table) if name in metrics]
     signatures = {name: metrics[name].signature() for name in names}
     return {
         "num_examples": len(rows),
@@ -130,27 +134,44 @@ def compute_statistics(
     runs = [run for runs in runs_by_system for run in runs]
     ends = np.cumsum([len(runs) for runs in runs_by_system])[:-1]
     by_metric = {}
-    for name in (name for name in list_overlap_metrics() if name in metrics):
-        # In one call: bert-score encodes each text once a call.
-        found = metrics[name].statistics([draft for run in runs for draft in run], references * len(runs))
-        by_metric[name] = np.split(found.reshape(len(runs), len(references), -1), ends)
+    asked = [row["problem"] for row in rows]
+    for table, others in (("overlap", references), ("claims", asked)):
+        for name in (name for name in list_files(table) if name in metrics):
+            # In one call: bert-score encodes each text once a call.
+            found = metrics[name].statistics([draft for run in runs for draft in run], others * len(runs))
+            by_metric[name] = np.split(found.reshape(len(runs), len(references), -1), ends)
     metric, terms = metrics["specificity"], metrics["specificity"].weigh(corpus)
     complete = [metric.statistics(run, references, problems, terms) for run in runs]
     first = [metric.statistics(run, references, problems, terms, NUM_TERMS)[0] for run in runs]
-    pairs, new_terms, pairs_at_30, found_first = (
-        np.split(np.array(part), ends)
-        for part in ([a for a, _ in complete], [b for _, b in complete], first, find_own_references(runs, references))
+    rank, neighbours = metrics["reference_rank"], find_neighbours(asked)
+    wins = [rank.statistics(pairs) for pairs, _ in complete]
+    parts = (
+        [pairs for pairs, _ in complete],
+        [new_terms for _, new_terms in complete],
+        first,
+        find_own_references(runs, references),
+        wins,
+        [rank.against(run, neighbours) for run in wins],
     )
+    pairs, new_terms, pairs_at_30, found_first, wins, wins_hardest = (np.split(np.array(part), ends) for part in parts)
     return [
         RowStatistics(
-            overlap={name: by_metric[name][i] for name in by_metric},
+            totals={name: by_metric[name][i] for name in by_metric},
             pairs=pairs[i],
             pairs_at_30=pairs_at_30[i],
             new_terms=new_terms[i],
             found_first=found_first[i],
+            wins=wins[i],
+            wins_hardest=wins_hardest[i],
         )
         for i in range(len(runs_by_system))
     ]
+
+
+def find_neighbours(problems: list[str]) -> list[list[int]]:
+    """For each row the eight other rows of the nearest problems, by BM25; fewer where no more share a word."""
+    hits = BM25Index(problems).nearest(problems, k=NUM_HARDEST + 1)
+    return [[index for index, _ in found if index != i][:NUM_HARDEST] for i, found in enumerate(hits)]
 
 
 def find_own_references(runs: Sequence[list[str]], references: list[str]) -> np.ndarray:
@@ -177,13 +198,29 @@ def compute_scores(
     specificity, scores = metrics["specificity"], {}
     for name, pairs in (("specificity", statistics.pairs), ("specificity_at_30_terms", statistics.pairs_at_30)):
         scores[name] = np.array([specificity.from_pairs(run, weights) for run in pairs], dtype=float)
+    ranks = [metrics["reference_rank"].from_wins(run, weights) for run in statistics.wins]
+    scores["own_rank"] = np.array(ranks, dtype=float)
+    scores["own_rank_hardest"] = statistics.wins_hardest @ weights.T / weights.sum(axis=1)
+    scores["specificity_median"] = weighted_median(statistics.specificity_by_row, weights)
     scores["new_term_f1"] = statistics.new_terms[:, :, 0] @ weights.T / weights.sum(axis=1)
     scores["found_first"] = statistics.found_first @ weights.T / weights.sum(axis=1)
-    for name, by_run in statistics.overlap.items():
+    for name, by_run in statistics.totals.items():
         values = [[metrics[name].from_totals(totals) for totals in weights @ rows] for rows in by_run]
         for score in values[0][0]:
             scores[score] = np.array([[value[score] for value in run] for run in values], dtype=float)
     return scores
+
+
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The median of each run's values, `(runs, rows)`, taken `weights` times, `(samples, rows)`: `(runs, samples)`."""
+    medians = []
+    for run in values:
+        order = np.argsort(run)
+        reached = np.cumsum(weights[:, order], axis=1)
+        half = reached[:, -1:] / 2
+        low, high = (reached >= half).argmax(axis=1), (reached > half).argmax(axis=1)
+        medians.append((run[order][low] + run[order][high]) / 2)
+    return np.array(medians)
 
 
 # Scores with intervals
@@ -204,7 +241,12 @@ def score_systems(
     estimates: Estimates = {}
     for entry, row_statistics in zip(drafts, statistics, strict=True):
         values, resampled = (compute_scores(metrics, row_statistics, weights) for weights in (once, draws))
-        by_row = {"specificity": row_statistics.specificity_by_row}
+        others = max(1, len(rows) - 1)
+        by_row = {
+            "specificity": row_statistics.specificity_by_row,
+            "own_rank": row_statistics.wins.sum(axis=-1) / others,
+            "own_rank_hardest": row_statistics.wins_hardest,
+        }
         found = {
             score: Estimate(values[score], resampled[score], entry.num_models, by_row.get(score)) for score in values
         }
@@ -267,7 +309,7 @@ def build_predictions(
             for i, (row, draft) in enumerate(zip(rows, run, strict=True)):
                 problem = f"{row['problem']} {given[i]}"
                 rouge, bertscore = (
-                    metrics[name].from_totals(row_statistics.overlap[name][number, i]) if name in metrics else {}
+                    metrics[name].from_totals(row_statistics.totals[name][number, i]) if name in metrics else {}
                     for name in ("rouge", "bertscore")
                 )
                 predictions.append(

@@ -27,6 +27,7 @@ NUM_EXAMPLES_SHOWN = 2
 TUNED = "fine-tuned"
 INSTRUCTION = "Write the approach section of a research abstract, one paragraph, for this research problem:\n"
 NEAREST = "nearest training approach"
+NEAREST_SEEN = "nearest of the rows seen"
 RANDOM = "random training approach"
 WORD_LIST = "terms of the five nearest"
 REFERENCE = "reference"
@@ -264,19 +265,21 @@ def build_draft(text: str) -> Draft:
 # Baselines without a model: what a score gives to a copy, to chance, to retrieval, and to words without order
 
 
-def build_baselines(problems: Problems, specificity: evaluate.Metric) -> list[SystemDrafts]:
-    """The problem itself, a random and the nearest training approach, a list of terms, and the reference."""
-    asked = [row["problem"] for row in problems.rows]
-    # One more than needed: with --dataset_split train the nearest is the row itself, which is left out.
-    hits = BM25Index([row["problem"] for row in problems.train]).nearest(asked, k=NUM_NEAREST + 1)
-    near = []
-    for row, found in zip(problems.rows, hits, strict=True):
-        others = [problems.train[index] for index, _ in found if problems.train[index]["id"] != row["id"]]
-        near.append([other["approach"] for other in others[:NUM_NEAREST]])
+def build_baselines(problems: Problems, specificity: evaluate.Metric, seen: list[dict]) -> list[SystemDrafts]:
+    """
+    The problem itself, a random and the nearest training approach, a list of terms, and the reference.
+
+    Where the main model saw only a part of the training rows, also the nearest approach among those, `seen`: what a
+    look-up in the same rows reaches.
+    """
+    near = find_nearest(problems.rows, problems.train)
+    nearest = {NEAREST: near}
+    if 0 < len(seen) < len(problems.train):
+        nearest[NEAREST_SEEN] = find_nearest(problems.rows, seen)
     texts_by_system = {
-        "problem copied": asked,
+        "problem copied": [row["problem"] for row in problems.rows],
         RANDOM: [row["approach"] for row in problems.random_train],
-        NEAREST: [texts[0] if texts else "" for texts in near],
+        **{system: [texts[0] if texts else "" for texts in found] for system, found in nearest.items()},
         WORD_LIST: build_word_lists(problems, near, specificity),
         REFERENCE: [row["approach"] for row in problems.rows],
     }
@@ -284,6 +287,17 @@ def build_baselines(problems: Problems, specificity: evaluate.Metric) -> list[Sy
         SystemDrafts(system, "no model", [], "none", [[build_draft(text) for text in texts]])
         for system, texts in texts_by_system.items()
     ]
+
+
+def find_nearest(rows: list[dict], train: list[dict]) -> list[list[str]]:
+    """For each row the approaches of the five training rows whose problems are nearest; never its own."""
+    # One more than needed: with --dataset_split train the nearest is the row itself, which is left out.
+    hits = BM25Index([row["problem"] for row in train]).nearest([row["problem"] for row in rows], k=NUM_NEAREST + 1)
+    near = []
+    for row, found in zip(rows, hits, strict=True):
+        others = [train[index] for index, _ in found if train[index]["id"] != row["id"]]
+        near.append([other["approach"] for other in others[:NUM_NEAREST]])
+    return near
 
 
 def build_word_lists(problems: Problems, near: list[list[str]], specificity: evaluate.Metric) -> list[str]:

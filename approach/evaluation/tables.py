@@ -63,6 +63,11 @@ def build_overlap_table(systems: dict) -> Table:
     return build_metrics_table(systems, list_table("overlap"))
 
 
+def build_claims_table(systems: dict) -> Table:
+    """The table of what drafts claim although nothing was measured yet."""
+    return build_metrics_table(systems, list_table("claims"))
+
+
 def build_metrics_table(systems: dict, columns: Mapping[str, Score]) -> Table:
     """A column for each of METRICS that is given, a row for each system and decoding."""
     table = Table(["system, decoding", *(score.label for score in columns.values())])

@@ -2,7 +2,8 @@
 Scores of drafts: local `evaluate` metrics, one file each, which work offline and run no remote code.
 
 METRICS lists every score of scores.json. To add one, write a file here whose metric has `statistics`, `from_totals`
-and `signature` as `bleu.py` does, and add a line to METRICS: report, model card, terminal and W&B read it.
+and `signature`, as `bleu.py` (drafts and references) or `own_numbers.py` (drafts and problems) does, and add a line to
+METRICS: report, model card, terminal and W&B read it.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ class Score:
     label: str
     digits: int = 3
     file: str = ""  # in this folder, without ".py"; the score's own name where none is given
-    table: str = "overlap"  # of the report; "overlap" compares a draft with its reference alone
+    # Of the report: "overlap" compares a draft with its reference alone, "claims" with its problem alone.
+    table: str = "overlap"
     in_card: bool = True
     in_terminal: bool = False
     is_tested: bool = False  # in the planned comparisons; all others are reported with intervals, not tested
@@ -30,9 +32,14 @@ class Score:
 
 METRICS = {
     "specificity": Score("specificity", 4, "specificity", "specificity", in_terminal=True, is_tested=True),
+    "specificity_median": Score("of the median draft", 4, "specificity", "specificity", in_card=False),
     "specificity_at_30_terms": Score("of the first 30 new terms", 4, "specificity", "specificity", in_card=False),
     "new_term_f1": Score("new-term F1", 3, "specificity", "specificity", in_terminal=True),
+    "own_rank": Score("own reference rank", 3, "reference_rank", "specificity", in_terminal=True),
+    "own_rank_hardest": Score("among the hardest", 3, "reference_rank", "specificity"),
     "found_first": Score("finds its own reference", 2, "specificity", "specificity", in_card=False),
+    "result_words": Score("result words", 3, table="claims", in_terminal=True),
+    "own_numbers": Score("numbers of its own", 3, table="claims", in_terminal=True),
     "problem_gain": Score("problem gain", 4, "reference NLL", "gain", in_terminal=True, is_tested=True),
     "gain_over_empty": Score("gain over an empty problem", 4, "reference NLL", "gain", in_card=False),
     "bits_per_byte": Score("bits a byte", 3, "reference NLL", "gain"),
@@ -50,9 +57,9 @@ def list_table(table: str) -> dict[str, Score]:
     return {name: score for name, score in METRICS.items() if score.table == table}
 
 
-def list_overlap_metrics() -> list[str]:
-    """The files of the metrics that compare a draft with its reference alone."""
-    return list(dict.fromkeys(score.file or name for name, score in list_table("overlap").items()))
+def list_files(table: str) -> list[str]:
+    """The files of the metrics in one of the report's tables."""
+    return list(dict.fromkeys(score.file or name for name, score in list_table(table).items()))
 
 
 def load_metric(name: str) -> "Metric":

@@ -38,7 +38,7 @@ def specificity():
 @pytest.fixture
 def systems(specificity) -> dict[str, SystemDrafts]:
     problems = Problems(ROWS, [], TRAIN, [], [TRAIN[2]] * 3)
-    return {entry.system: entry for entry in build_baselines(problems, specificity)}
+    return {entry.system: entry for entry in build_baselines(problems, specificity, problems.train)}
 
 
 def compute(specificity, texts: list[str]) -> dict:
@@ -61,6 +61,13 @@ def test_every_control_is_there_and_scores_as_it_must(systems, specificity):
     assert all(about["specificity"] < found["reference"]["specificity"] for about in list(found.values())[:-1])
 
 
+def test_the_nearest_approach_is_shown_among_the_rows_that_the_model_saw_too(specificity):
+    problems = Problems(ROWS, [], TRAIN, [], [TRAIN[2]] * 3)
+    found = {entry.system: entry.texts[0] for entry in build_baselines(problems, specificity, TRAIN[1:])}
+    [all_rows, seen] = [found[name] for name in ("nearest training approach", "nearest of the rows seen")]
+    assert all_rows[0] == TRAIN[0]["approach"] and seen[0] != TRAIN[0]["approach"] and all_rows[1:] == seen[1:]
+
+
 def test_the_word_list_has_the_weightiest_new_terms_of_the_nearest(systems):
     first, second, third = systems["terms of the five nearest"].texts[0]
     words = first.split()
@@ -73,7 +80,7 @@ def test_the_word_list_has_the_weightiest_new_terms_of_the_nearest(systems):
 def test_a_training_row_that_is_scored_is_no_neighbour_of_its_own(specificity, dataset):
     """With `--dataset_split train` every nearest training approach would be the reference."""
     problems = load_problems(str(dataset), None, Selection("train", 5), 2)
-    systems = {entry.system: entry.texts[0] for entry in build_baselines(problems, specificity)}
+    systems = {entry.system: entry.texts[0] for entry in build_baselines(problems, specificity, problems.train)}
     for name in ("nearest training approach", "random training approach"):
         assert all(text != row["approach"] for text, row in zip(systems[name], problems.rows, strict=True)), name
     assert not {row["id"] for row in problems.examples} & {row["id"] for row in problems.rows}

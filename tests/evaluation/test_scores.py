@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from approach.evaluation.scores import compute_scores, compute_statistics, find_own_references, load_metrics
+from approach.evaluation.scores import (
+    compute_scores,
+    compute_statistics,
+    find_neighbours,
+    find_own_references,
+    load_metrics,
+    weighted_median,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +33,7 @@ def test_a_system_s_runs_and_seeds_are_counted_each_by_itself(metrics, dataset):
     rows = load_dataset(str(dataset), split="test").to_list()[:4]
     references, problems = ([row[name] for row in rows] for name in ("approach", "problem"))
     two, one = count(metrics, [[references, problems], [references[::-1]]], rows)
-    assert two.pairs.shape == (2, 4, 4) and one.pairs.shape == (1, 4, 4) and two.overlap["bleu"].shape[:2] == (2, 4)
+    assert two.pairs.shape == (2, 4, 4) and one.pairs.shape == (1, 4, 4) and two.totals["bleu"].shape[:2] == (2, 4)
     once = np.ones((1, 4))
     found = compute_scores(metrics, two, once)
     alone = metrics["specificity"].compute(
@@ -50,6 +57,34 @@ def test_one_row_and_empty_drafts_are_counted(metrics, dataset):
     found = compute_scores(metrics, alone, np.ones((1, 1)))
     assert np.isnan(found["specificity"]).all() and np.isnan(alone.specificity_by_row).all()
     assert found["new_term_f1"].item() == 0
+
+
+def test_a_draft_ranks_its_own_reference_among_all_and_among_the_hardest(metrics, dataset):
+    rows = load_dataset(str(dataset), split="test").to_list()[:6]
+    references = [row["approach"] for row in rows]
+    own, others, empty = count(metrics, [[references], [references[1:] + references[:1]], [[""] * 6]], rows)
+    once = np.ones((1, 6))
+    ranks = [compute_scores(metrics, each, once) for each in (own, others, empty)]
+    assert ranks[0]["own_rank"].item() == ranks[0]["own_rank_hardest"].item() == 1
+    assert (
+        ranks[1]["own_rank"].item() < 0.5 and ranks[2]["own_rank"].item() == ranks[2]["own_rank_hardest"].item() == 0.5
+    )
+    twice = np.array([[2, 1, 1, 1, 1, 0.0]])
+    assert compute_scores(metrics, others, twice)["own_rank"].item() == pytest.approx(
+        sum(twice[0, i] * twice[0, j] * others.wins[0, i, j] for i in range(6) for j in range(6)) / (36 - 8)
+    )
+
+
+def test_neighbours_are_the_rows_of_the_nearest_problems_but_never_the_row_itself():
+    problems = ["noise in graphs", "noise in large graphs", "parsing of speech", "noise in speech"]
+    near = find_neighbours(problems)
+    assert near[0] == [1, 3] and near[2] == [3] and all(i not in found for i, found in enumerate(near))
+
+
+def test_a_weighted_median_is_that_of_the_rows_repeated():
+    values, weights = np.array([[0.3, -0.1, 0.9, 0.2]]), np.array([[1, 1, 1, 1], [3, 0, 1, 0], [0, 2, 0, 2.0]])
+    expected = [np.median(np.repeat(values[0], each.astype(int))) for each in weights]
+    assert weighted_median(values, weights)[0] == pytest.approx(expected)
 
 
 def test_every_draft_is_to_find_its_reference_among_as_many():

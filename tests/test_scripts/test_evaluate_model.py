@@ -74,6 +74,7 @@ def test_scores_json_and_predictions(arguments, dataset, tmp_path):
         "problem copied": ("no model", ["none"]),
         "random training approach": ("no model", ["none"]),
         "nearest training approach": ("no model", ["none"]),
+        "nearest of the rows seen": ("no model", ["none"]),
         "terms of the five nearest": ("no model", ["none"]),
         "reference": ("no model", ["none"]),
         "fine-tuned, words shuffled": ("no model", [chosen["fine-tuned"]]),
