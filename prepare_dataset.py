@@ -1,6 +1,7 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
+#     "bibtexparser==2.1.0",
 #     "datasets==5.2.0",
 #     "gguf==0.19.0",
 #     "huggingface_hub==2.4.0",
@@ -8,15 +9,17 @@
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
 #     "nupunkt==0.8.0",
+#     "py3langid==0.4.0",
 #     "pyarrow==26.0.1",
 #     "python-crfsuite==0.9.12",
 #     "rensa==0.5.0",
+#     "rispy==0.10.0",
 #     "scipy==1.17.1",
 #     "transformers==5.23.0",
 # ]
 # ///
 """
-Build the problem–approach dataset from abstracts: by their first sentences, or by the roles of all their sentences.
+Build the problem–approach dataset from abstracts: by first sentences, sentence roles, or their authors' own labels.
 
 Reads abstracts from files or from the Hub and writes a folder that `datasets.load_dataset` opens: Parquet splits that
 share no near duplicates, a card (`README.md`) and `build_report.json`, which counts every dropped row under a reason.
@@ -38,13 +41,14 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from approach.arguments import PublishArguments, parse
+from approach.arguments import PublishArguments, format_command, parse
 from approach.artifacts import DATASET_FILES, DATASET_PARTS
 from approach.data.arguments import DatasetArguments
 from approach.errors import UserError, explain_os_error, run_script
 from approach.storage import Output, contains_files, is_hub_id, read_json, write_json
 
 REPORT_NAME = "build_report.json"
+RECIPE = "recipes/tinyllama_lora_fp32.yaml"  # of the next command to type
 NOT_IN_PATHS = ("*", "?", "[", "::")  # datasets takes them for a glob, or for the inside of an archive
 
 
@@ -102,7 +106,15 @@ def main(args: PrepareArguments) -> None:
     report = build_report(args, source, statistics)
     write_dataset(splits, report, args, args.output)
     print_summary(report, args)
-    print(f"Wrote {args.output_dir}. Next: accelerate launch train_sft.py --dataset_name {args.output_dir} …")
+    next_command = [
+        "--config",
+        RECIPE,
+        "--dataset_name",
+        args.output_dir,
+        "--output_dir",
+        f"{args.output_dir}-adapter",
+    ]
+    print(f"Wrote {args.output_dir}. Next: {format_command('accelerate', 'launch', 'train_sft.py', *next_command)}")
     if args.push_to_hub:
         push_dataset(Path(args.output_dir), args)
 
@@ -117,6 +129,8 @@ def print_summary(report: dict, args: PrepareArguments) -> None:
         print(f"{counts.format(**report['csv'])}. If rows were joined by mistake, look for a stray quotation mark")
     if report["repeated_ids"]:
         print(f"{report['repeated_ids']:,} rows have the id of a row before: they are called ID-2, ID-3, …")
+    if cleaned := {step.replace("_", " "): count for step, count in report.get("cleaning", {}).items() if count}:
+        print("Cleaned: " + ", ".join(f"{step} in {count:,} rows" for step, count in cleaned.items()))
     print(", ".join(f"{name} {size:,}" for name, size in report["splits"].items()))
     if "near_duplicates" in report:
         print("{rows:,} rows in {clusters:,} clusters of near duplicates, {where}".format(**report["near_duplicates"]))

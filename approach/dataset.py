@@ -1,6 +1,7 @@
 """One loader for the splits of pairs that `prepare_dataset.py` writes, of which later stages use some columns."""
 
 from collections.abc import Collection
+from pathlib import Path
 
 from datasets import Dataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
@@ -19,6 +20,10 @@ def load_split(
 
     Raises UserError that names it where it cannot be read, or has no row, or not the columns, or a row without one.
     """
+    if name is not None and Path(name).is_file():
+        raise UserError(
+            f"--dataset_name {name} is no dataset of pairs: run prepare_dataset.py --dataset_name {name} first"
+        )
     if name is None:
         raise UserError("--dataset_name is missing: a folder that prepare_dataset.py wrote, or a dataset's Hub id")
     try:

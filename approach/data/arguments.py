@@ -1,6 +1,7 @@
 """The arguments of a dataset: what to read, what makes a pair, and how the pairs are split."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,6 +18,7 @@ ARXIV_ROWS = 203_037  # of the train split, by its card and by the original repo
 # A copy of Kaggle's Cornell-University/arxiv: a paper's dates are in `versions`, its hard-wrapped `abstract` is prose.
 ARXIV_METADATA = "librarian-bots/arxiv-metadata-snapshot"
 VERSIONS_COLUMN = "versions"
+MIN_PROBLEM_WORDS = 4  # fewer words state no problem: "Abstract", "BACKGROUND AND PURPOSE"
 
 
 @dataclass
@@ -46,6 +48,14 @@ class DatasetArguments:
         default=False, metadata={"help": "By roles: keep sentences such as 'We find that …' in the approach."}
     )
 
+    unlabelled: str = field(
+        default="drop",
+        metadata={
+            "help": "By labels: what becomes of an abstract without labels: it is dropped, or cut by another rule.",
+            "choices": ["drop", "first_sentence", "roles"],
+        },
+    )
+
     # How the pairs are split
     near_duplicate_threshold: float = field(
         default=0.7,
@@ -64,7 +74,10 @@ class DatasetArguments:
     # What to read
     dataset_name: str = field(
         default=ARXIV["dataset_name"],
-        metadata={"help": "A .jsonl, .jsonl.gz, .json, .csv or .parquet file, a folder or glob of them, or a Hub id."},
+        metadata={
+            "help": "A file of JSON lines, JSON, CSV, TSV, Parquet, RIS or BibTeX, packed by gzip or not, a folder or "
+            "glob of them, or a Hub id."
+        },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the Hub dataset."})
@@ -75,7 +88,10 @@ class DatasetArguments:
     )
     abstract_column: str = field(
         default="abstract",
-        metadata={"help": "Column of the abstracts: text, or a list of sentences (then --sentence_rule is not used)."},
+        metadata={
+            "help": "Column of the abstracts: text, a list of sentences (then --sentence_rule is not used), "
+            "OpenAlex's inverted index, or a list of labelled sections."
+        },
     )
     id_column: str | None = field(
         default=None, metadata={"help": "Column of the source's ids. Default: id or article_id, else a content hash."}
@@ -83,16 +99,34 @@ class DatasetArguments:
     problem_column: str | None = field(default=None, metadata={"help": "Ready-made pairs: column of the problems."})
     approach_column: str | None = field(default=None, metadata={"help": "Ready-made pairs: column of the approaches."})
 
-    # How abstracts are cut, and which pairs are kept
+    # How abstracts are cleaned and cut, and which pairs are kept
+    clean: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Take markup, entities, invisible characters, headings, labels and copyright lines out of the "
+            "texts. Default: true, but false with --sentence_rule report."
+        },
+    )
+    language: str | None = field(
+        default=None, metadata={"help": "Drop texts that are not in this language (ISO code, such as en)."}
+    )
     sentence_rule: str = field(
         default="auto",
         metadata={
             "help": "'lines': one sentence a line. 'punctuation': prose, by nupunkt. 'report': the original report's "
-            "rule. 'auto': lines where the abstract has several (but not hard-wrapped prose), else punctuation.",
+            "rule. 'auto': lines where the abstract has several (but not paragraphs or hard-wrapped prose), else "
+            "punctuation.",
             "choices": SENTENCE_RULES,
         },
     )
     min_sentences: int = field(default=2, metadata={"help": "Drop abstracts of fewer sentences."})
+    min_problem_words: int | None = field(
+        default=None,
+        metadata={
+            "help": "Drop pairs whose problem has fewer words. Default: 4, but 1 with --sentence_rule report or "
+            "--problem_column."
+        },
+    )
     max_problem_words: int = field(
         default=MAX_PROBLEM_WORDS, metadata={"help": "Drop pairs whose problem has more words."}
     )
@@ -117,6 +151,15 @@ class DatasetArguments:
             self.dataset_revision = self.dataset_revision or ARXIV["dataset_revision"]
         if self.dataset_name == ARXIV_METADATA and self.test_from_year is not None:
             self.year_column = self.year_column or VERSIONS_COLUMN
+        is_report = self.sentence_rule == "report"
+        if self.clean is None:
+            self.clean = not is_report
+        elif self.clean and is_report:
+            raise ValueError("--clean true changes the report's counts: leave out --sentence_rule report")
+        if self.min_problem_words is None:
+            self.min_problem_words = self.default_min_problem_words
+        if self.language is not None and not re.fullmatch("[a-z]{2,3}", self.language):
+            raise ValueError(f"--language {self.language} is no ISO code such as en")
         if self.min_approach_words is None:
             self.min_approach_words = PAIR_RULES[self.pair_rule].min_approach_words
         self.check_pair_rule()
@@ -127,6 +170,7 @@ class DatasetArguments:
             near_duplicate_threshold="[0.3, 1]" if self.near_duplicate_threshold else "[0, 1]",  # 0: no check
             seed="[0, inf)",
             min_sentences="[2, inf)",
+            min_problem_words="[1, inf)",
             max_problem_words="[1, inf)",
             min_approach_words="[1, inf)",
             max_length="[1, inf)",
@@ -153,6 +197,11 @@ class DatasetArguments:
                 if argument not in allowed and value != self.__dataclass_fields__[argument].default:
                     given = f"--{argument}" if value is True else f"--{argument} {value}"
                     raise ValueError(f"{given} needs --pair_rule {name}")
+
+    @property
+    def default_min_problem_words(self) -> int:
+        """The default of --min_problem_words: the report's rule and ready-made pairs keep every problem."""
+        return 1 if self.sentence_rule == "report" or self.problem_column else MIN_PROBLEM_WORDS
 
     @cached_property
     def category_names(self) -> frozenset[str]:

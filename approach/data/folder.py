@@ -29,16 +29,24 @@ NOT_REPORTED = (
 )
 
 # Not reported either, because there were datasets before these arguments: their report stays the same, byte by byte.
-DEFAULTS = {"pair_rule": "first_sentence", "prompt_context": "problem"}
+DEFAULTS = {"pair_rule": "first_sentence", "prompt_context": "problem", "unlabelled": "drop"}
 
 
 def build_report(args: DatasetArguments, source: Source, statistics: dict) -> dict:
     """`build_report.json`: source, arguments that were set, the exact command, and the statistics of the splits."""
     given = {**asdict(args), "dataset_revision": source.revision, "abstract_column": source.columns.abstract}
+    defaults = {
+        **DEFAULTS,
+        "clean": args.sentence_rule != "report",
+        "min_problem_words": args.default_min_problem_words,
+    }
     arguments = {
         name: public_name(value) if name in ("dataset_name", "tokenizer_name") else value
         for name, value in given.items()
-        if name not in NOT_REPORTED and value is not None and value is not False and value != DEFAULTS.get(name)
+        if name not in NOT_REPORTED
+        and value is not None
+        and (value is not False or name == "clean")
+        and value != defaults.get(name)
     }
     options = shlex.join(part for name, value in arguments.items() for part in (f"--{name}", str(value)))
     place = {name.removeprefix("dataset_"): value for name, value in arguments.items() if name.startswith("dataset_")}

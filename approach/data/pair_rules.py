@@ -7,12 +7,13 @@ write its function and add a line to the table: command line, build report and c
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 # Boundary F1 0.989 on CSAbstruct, 13,000 abstracts a second (benchmarks/README.md).
 from nupunkt import sentences as find_sentences
 
+from approach.data.labels import parse_sections
 from approach.roles import (
     Roles,
     detect_domain_shift,
@@ -31,6 +32,7 @@ Dtype = str | list[str]  # of a column, as dataset cards write it: "string", "fl
 
 # White space after a stop and before a capital, digit, quote or bracket, unless "e.g." or "Dr." stands before it.
 REPORT_BOUNDARY = re.compile(r"(?<!\w\.\w.)(?<![A-Z][a-z]\.)(?<=[.!?])\s+(?=[A-Z0-9“(])")
+STOP_INSIDE = re.compile(r"[.!?][\"”’)\]]*\s+[\"“‘(\[]*[A-Z0-9]")  # where a line may hold several sentences
 # Roles: the probability of method or objective of a sentence that is always taken, and of one that may be added.
 SURE, POSSIBLE = 0.8, 0.5
 SURE_PROBLEM = 0.7  # probability of background or objective, of a problem that is not the first possible one
@@ -62,6 +64,7 @@ class Pair:
     reason: str = ""  # one of the rule's `drop_reasons`; empty for a pair that is kept
     background: str = ""  # follows the problem in the prompt
     columns: dict = field(default_factory=dict)  # values of the rule's `columns` and `statistics_columns`
+    cleaned: Sequence[str] = ()  # the cleaning steps that changed the row's texts
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,23 @@ def split_auto(abstract: str) -> list[str]:
     """
     Lines where there are several, else punctuation.
 
-    Lines of at most 80 characters that mostly end in mid-sentence are hard-wrapped prose, which punctuation cuts.
+    Lines that mostly end in mid-sentence, and are short or mostly go on in lower case, are hard-wrapped prose, which
+    punctuation cuts. A single line that ends in mid-sentence goes on in the next one where that begins in lower case.
+    Lines of which half or more hold several sentences are paragraphs: punctuation cuts each of them.
     """
     lines = split_lines(abstract)
-    num_unfinished = sum(line[-1] not in ".?!" for line in lines[:-1])
-    is_wrapped = num_unfinished > (len(lines) - 1) / 2 and max(map(len, lines), default=0) <= 80
-    return split_punctuation(abstract) if len(lines) < 2 or is_wrapped else lines
+    unfinished = [line[-1] not in ".?!" for line in lines[:-1]]
+    continued = [is_cut and after[0].islower() for is_cut, after in zip(unfinished, lines[1:], strict=True)]
+    is_short = max(map(len, lines), default=0) <= 80
+    is_wrapped = sum(unfinished) > len(unfinished) / 2 and (is_short or sum(continued) >= sum(unfinished) / 2)
+    if len(lines) < 2 or is_wrapped:
+        return split_punctuation(abstract)
+    for i in reversed([i for i, goes_on in enumerate(continued) if goes_on]):
+        lines[i : i + 2] = [f"{lines[i]} {lines[i + 1]}"]
+    num_paragraphs = sum(bool(STOP_INSIDE.search(line)) and len(split_punctuation(line)) > 1 for line in lines)
+    if num_paragraphs < len(lines) / 2:
+        return lines
+    return [sentence for line in lines for sentence in split_punctuation(line)]
 
 
 def split_report(abstract: str) -> list[str]:
@@ -134,6 +148,41 @@ def make_roles_pair(abstract: str, sentences: list[str], args: "DatasetArguments
     approach = " ".join(sentences[i] for i in selection.approach)
     background = " ".join(sentences[i] for i in selection.background if args.prompt_context == "background")
     return Pair(problem, approach, selection.reason, background, columns)
+
+
+def make_labels_pair(abstract: str, sentences: list[str], args: "DatasetArguments") -> Pair:
+    """
+    The pair of an abstract by its authors' labels, without results and conclusions.
+
+    The problem is the first sentence of background or objective that does not tell the approach; the approach is all
+    of methods, design, setting, participants, interventions and outcome measures, in their order. Of a part that is
+    labelled as both, the first sentence is the problem's and the others are the approach's.
+    """
+    sections = parse_sections(abstract)
+    if not any(section.label for section in sections):
+        if args.unlabelled == "drop":
+            return Pair(reason="no_labels")
+        pair = PAIR_RULES[args.unlabelled].make_pair(abstract, sentences, args)
+        return replace(pair, columns={"labelled": 0}, reason=pair.reason and "no_labels")
+    problems, approach = [], []
+    for section in sections:
+        found = split_punctuation(section.text)
+        if section.kind == "mixed":
+            problems, approach = [*problems, *found[:1]], [*approach, *found[1:]]
+        elif section.kind in ("problem", ""):  # what stands before the first label is background
+            problems += found
+        elif section.kind == "approach":
+            approach += found
+    stated = [sentence for sentence in problems if not TELLS_APPROACH.search(sentence)]
+    reason = "" if stated and approach else "no_approach" if stated else "no_problem"
+    return Pair("".join(stated[:1]), " ".join(approach), reason, columns={"labelled": 1})
+
+
+def summarize_labels(rows: "Dataset") -> dict:
+    """What `build_report.json` says of all abstracts: how many have labels, and how many pairs the labels gave."""
+    labelled = rows.data.column("labelled").to_numpy().astype(bool)
+    kept = rows.data.column("reason").to_numpy() == ""
+    return {"abstracts": len(rows), "labelled": int(labelled.sum()), "pairs_by_labels": int((labelled & kept).sum())}
 
 
 @dataclass(frozen=True)
@@ -227,5 +276,15 @@ PAIR_RULES = {
         summarize=summarize_tagging,
         card_template="dataset_card_roles.md.jinja",
         num_card_rows=10,
+    ),
+    "labels": PairRule(
+        make_labels_pair,
+        "the authors' own labels (BACKGROUND: … METHODS: …) say what each part is; results are left out.",
+        min_approach_words=30,
+        arguments=("unlabelled",),
+        drop_reasons=("no_labels", "no_problem", "no_approach"),
+        statistics_columns={"labelled": "int64"},
+        summarize=summarize_labels,
+        card_template="dataset_card_labels.md.jinja",
     ),
 }

@@ -4,11 +4,15 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from datasets import Dataset, Features, List, Value
 
 from approach.data.arguments import DatasetArguments
+from approach.data.cleaning import clean_text, detect_language, is_withdrawn
+from approach.data.labels import parse_sections
 from approach.data.pair_rules import PAIR_RULES, SENTENCE_RULES, Dtype, Pair
 from approach.data.processes import map_rows
 from approach.data.reading import Columns, parse_year
@@ -23,8 +27,10 @@ COLUMNS = ("id", "problem", "approach", "prompt", "completion")  # of the datase
 ROW_COLUMNS: dict[str, Dtype] = {
     **dict.fromkeys([*COLUMNS, "reason", "category"], "string"),
     **dict.fromkeys(["year", "problem_words", "approach_words", "tokens"], "int64"),
+    "cleaned": ["string"],
 }
-EMPTY = {"string": "", "int64": 0, "float64": 0.0}  # of a rule's columns, where a row was dropped before the rule
+# Of a rule's columns, where a row was dropped before the rule.
+EMPTY: dict[str, str | int | float] = {"string": "", "int64": 0, "float64": 0.0}
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 INVALID = re.compile("[\ufffd\ud800-\udfff]")  # what decoders leave for bytes that are not UTF-8
 
@@ -40,9 +46,12 @@ def list_drop_reasons(args: DatasetArguments) -> list[str]:
         "no_text",
         "invalid_text",
         "contains_tag",
+        *(["withdrawn"] if args.clean else []),
+        *(["other_language"] if args.language else []),
         "no_year",
         "too_few_sentences",
         *PAIR_RULES[args.pair_rule].drop_reasons,
+        *(["problem_too_short"] if args.min_problem_words > 1 else []),
         "problem_too_long",
         "approach_too_short",
         "too_many_tokens",
@@ -125,6 +134,7 @@ def build_row(row: dict, columns: Columns, args: DatasetArguments) -> dict:
         "prompt": make_prompt(pair.problem, pair.background),
         "completion": make_completion(pair.approach),
         "reason": pair.reason or find_length_reason(pair, args),
+        "cleaned": list(pair.cleaned),
         "category": categories[0] if categories else "",
         "year": year or 0,
         "problem_words": count_words(pair.problem),
@@ -136,26 +146,55 @@ def build_row(row: dict, columns: Columns, args: DatasetArguments) -> dict:
 def build_pair(row: dict, columns: Columns, args: DatasetArguments, has_year: bool) -> Pair:
     """The pair of a row, or the reason why it has none; the lengths of the pair are not checked here."""
     texts = [to_text(row[column]) for column in columns.texts]
-    if not all(texts):
-        return Pair(reason="no_text")
-    if any(INVALID.search(text) for text in texts):
-        return Pair(reason="invalid_text")
-    if any(tag in text for tag in TAGS for text in texts):
-        return Pair(reason="contains_tag")  # `</approach>` in an abstract would end its approach
-    if columns.year and not has_year:
-        return Pair(reason="no_year")
+    cleaned: list[str] = []
+    if args.clean:
+        texts, steps = zip(*map(clean_text, texts), strict=True)
+        cleaned = list(dict.fromkeys(step for found in steps for step in found))
+    reason = find_text_reason(texts, args) or ("no_year" if columns.year and not has_year else "")
+    if reason:
+        return Pair(reason=reason, cleaned=cleaned)
     if columns.problem:
-        return Pair(*texts)
-    sentence_rule = "lines" if isinstance(row[columns.abstract], list) else args.sentence_rule
-    sentences = SENTENCE_RULES[sentence_rule](texts[0])
+        return Pair(*texts, cleaned=cleaned)
+    is_list = isinstance(row[columns.abstract], list)
+    sentences, is_labelled = cut_sentences(texts[0], "lines" if is_list else args.sentence_rule, args)
+    if is_labelled:
+        cleaned.append("labels")
     if len(sentences) < args.min_sentences:
-        return Pair(reason="too_few_sentences")
-    return PAIR_RULES[args.pair_rule].make_pair(texts[0], sentences, args)
+        return Pair(reason="too_few_sentences", cleaned=cleaned)
+    return replace(PAIR_RULES[args.pair_rule].make_pair(texts[0], sentences, args), cleaned=cleaned)
+
+
+def find_text_reason(texts: Sequence[str], args: DatasetArguments) -> str:
+    """Why no pair can be made of a row's texts; empty where one can."""
+    if not all(texts):
+        return "no_text"
+    if any(INVALID.search(text) for text in texts):
+        return "invalid_text"
+    if any(tag in text for tag in TAGS for text in texts):
+        return "contains_tag"  # `</approach>` in an abstract would end its approach
+    if args.clean and any(map(is_withdrawn, texts)):
+        return "withdrawn"
+    if args.language and detect_language(" ".join(texts)) != args.language:
+        return "other_language"
+    return ""
+
+
+def cut_sentences(text: str, sentence_rule: str, args: DatasetArguments) -> tuple[list[str], bool]:
+    """The sentences of an abstract, without its authors' labels where texts are cleaned, and whether it has any."""
+    sections = parse_sections(text) if args.clean else []
+    if not any(section.label for section in sections):
+        return SENTENCE_RULES[sentence_rule](text), False
+    # A labelled part is prose, whether its line holds one sentence or several.
+    cut = SENTENCE_RULES["punctuation" if sentence_rule == "auto" else sentence_rule]
+    return [sentence for section in sections if section.kind != "keywords" for sentence in cut(section.text)], True
 
 
 def find_length_reason(pair: Pair, args: DatasetArguments) -> str:
     """Why a pair is dropped for the number of its words; empty where it is not."""
-    if count_words(pair.problem) > args.max_problem_words:
+    problem_words = count_words(pair.problem)
+    if problem_words < args.min_problem_words:
+        return "problem_too_short"
+    if problem_words > args.max_problem_words:
         return "problem_too_long"
     return "approach_too_short" if count_words(pair.approach) < args.min_approach_words else ""
 

@@ -12,14 +12,14 @@ import json
 import re
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from email.utils import parsedate
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from datasets import Dataset, Features, List, Value
 from datasets.exceptions import DatasetGenerationError
@@ -27,11 +27,24 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
+from approach.data.exports import decode_text, is_inverted_index, read_bibtex, read_ris
 from approach.errors import first_line
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
 OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")  # how UTF-16 and UTF-32 begin
 BATCH_ROWS = 1000
+MAX_NAMES = 5  # of an object that are named in a message
+# By a file's ending, which may be followed by ".gz".
+FILE_FORMATS = {
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".ris": "ris",
+    ".bib": "bibtex",
+}
 MAX_CELL = 2**31 - 1  # characters; more than csv's own 131,072, and what it can take on Windows
 
 Rows = Iterator[tuple[str, dict]]  # where a row stands, for messages ("a.csv, line 3"), and its values
@@ -68,17 +81,22 @@ class CsvLines:
     rows_of_several_lines: int
 
 
-def build_dataset(paths: Sequence[str], kind: str, columns: Columns) -> Dataset:
+def file_format(path: str) -> str | None:
+    """How `path` is read, by its ending; None for an ending that we do not read."""
+    return FILE_FORMATS.get(Path(path.lower().removesuffix(".gz")).suffix)
+
+
+def build_dataset(paths: Sequence[str], columns: Columns) -> Dataset:
     """
     The wanted columns of all rows: texts or lists of sentences, lists of categories, the others as they are written.
 
-    `kind` is json, csv or parquet. What is no text in a column of texts is None. Raises ValueError and OSError with
-    file and line where a row cannot be read.
+    What is no text in a column of texts is None. Raises ValueError and OSError with file and line where a row cannot
+    be read.
     """
-    lists = {columns.category, *(name for name in columns.texts if holds_lists(paths, kind, name))}
+    lists = {columns.category, *(name for name in columns.texts if holds_lists(paths, name))}
     types = {name: List(Value("string")) if name in lists else Value("string") for name in columns.wanted}
     # Tuples, because datasets would make shards of lists.
-    options = {"paths": tuple(paths), "kind": kind, "columns": columns, "lists": tuple(lists)}
+    options = {"paths": tuple(paths), "columns": columns, "lists": tuple(lists)}
     try:
         # In a folder of its own: datasets would take the rows of files that have changed since for these.
         folder = tempfile.mkdtemp(dir=get_temporary_cache_files_directory())
@@ -87,29 +105,32 @@ def build_dataset(paths: Sequence[str], kind: str, columns: Columns) -> Dataset:
         raise ValueError(first_line(error.__cause__ or error)) from error
 
 
-def find_names(paths: Sequence[str], kind: str) -> list[str]:
-    """The names of the columns, by the first thousand rows; raises ValueError where there is no row."""
-    if kind == "parquet":
-        tables = [read_schema(path) for path in paths]
-        names = [name for columns, num_rows in tables if num_rows for name in columns]
-    else:
-        rows = (row for path in paths for _, row in read_file(path, kind))
-        names = [name for row in islice(rows, BATCH_ROWS) for name in row]
+def find_names(paths: Sequence[str]) -> list[str]:
+    """The names of the columns, by the first thousand rows of each format; raises ValueError where there is no row."""
+    names: list[str] = []
+    for kind in dict.fromkeys(map(file_format, paths)):
+        of_kind = [path for path in paths if file_format(path) == kind]
+        if kind == "parquet":
+            tables = [read_schema(path) for path in of_kind]
+            names += [name for columns, num_rows in tables if num_rows for name in columns]
+        else:
+            rows = (row for path in of_kind for _, row in read_file(path))
+            names += [name for row in islice(rows, BATCH_ROWS) for name in row]
     if not names:
         raise ValueError("there is no row in it")
     return list(dict.fromkeys(names))
 
 
-def holds_lists(paths: Sequence[str], kind: str, name: str) -> bool:
-    """Whether the first row that has a value in a column has a list there."""
-    values = (row.get(name) for path in paths for _, row in read_file(path, kind, [name]))
+def holds_lists(paths: Sequence[str], name: str) -> bool:
+    """Whether the first row that has a value in a column has a list of sentences there."""
+    values = (decode_text(row.get(name)) for path in paths for _, row in read_file(path, [name]))
     return isinstance(next((value for value in values if value not in (None, "")), None), list)
 
 
-def generate_rows(paths: Sequence[str], kind: str, columns: Columns, lists: Sequence[str]) -> Iterator[dict]:
+def generate_rows(paths: Sequence[str], columns: Columns, lists: Sequence[str]) -> Iterator[dict]:
     """The rows of all files as `build_dataset` stores them."""
     for path in paths:
-        for place, row in read_file(path, kind, columns.wanted):
+        for place, row in read_file(path, columns.wanted):
             values = {}
             for name in columns.wanted:
                 value = row.get(name)
@@ -124,6 +145,7 @@ def generate_rows(paths: Sequence[str], kind: str, columns: Columns, lists: Sequ
 
 def parse_text(value: object, place: str, name: str, as_list: bool) -> str | list[str | None] | None:
     """A text, or a list of sentences where the column holds those; None for what is neither."""
+    value = decode_text(value)
     if isinstance(value, list) and not all(part is None or isinstance(part, str) for part in value):
         return None  # lists within a list, say
     if not isinstance(value, str | list) or value == "":
@@ -137,6 +159,8 @@ def parse_text(value: object, place: str, name: str, as_list: bool) -> str | lis
 def parse_scalar(value: object, place: str, name: str) -> str | None:
     """An id, a year or a date as it is written; raises ValueError where it is something else."""
     value = first_version_date(value)
+    if is_inverted_index(value):
+        raise ValueError(f"{place}: {name} is an inverted index of an abstract: name it with --abstract_column {name}")
     if isinstance(value, list | dict | bytes):
         raise ValueError(f"{place}: {name} is {name_kind(value)}, where a text or a number was expected")
     return None if value is None or value == "" else replace_surrogates(str(value))
@@ -175,15 +199,29 @@ def name_kind(value: object) -> str:
     return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else "no text"
 
 
-def read_file(path: str, kind: str, names: Sequence[str] = ()) -> Rows:
+def read_file(path: str, names: Sequence[str] = ()) -> Rows:
     """The rows of one file, of Parquet these columns alone; raises ValueError and OSError that say where it fails."""
-    name = Path(path).name
+    name, kind = Path(path).name, file_format(path)
     with damaged_file_errors(name):
         if kind == "parquet":
             yield from read_parquet(path, name, names)
             return
         with open_text(path) as file:
-            yield from read_csv(file, name) if kind == "csv" else read_json_rows(file, name)
+            if kind == "csv":
+                yield from read_csv(file, name, names)
+            elif kind == "json":
+                yield from read_json_rows(file, name)
+            else:
+                yield from read_references(file, name, read_ris if kind == "ris" else read_bibtex)
+
+
+def read_references(file: IO[str], name: str, read: Callable[[IO[str]], Iterator[dict]]) -> Rows:
+    """The rows of a file of references; raises ValueError that names it where it cannot be read."""
+    try:
+        for number, row in enumerate(read(file), start=1):
+            yield f"{name}, reference {number}", row
+    except ValueError as error:
+        raise ValueError(f"{name} {first_line(error)}") from error
 
 
 @contextmanager
@@ -209,7 +247,12 @@ def open_text(path: str) -> IO[str]:
 
 
 def read_json_rows(file: IO[str], name: str) -> Rows:
-    """JSON lines, or one list of objects; numbers stay as they are written (`0704.0270` would lose its zero)."""
+    """
+    JSON lines, or one list of objects; numbers stay as they are written (`0704.0270` would lose its zero).
+
+    Raises:
+        ValueError: where a row is no object, or the file is one object and not a list of rows.
+    """
     first = True
     for number, line in enumerate(file, start=1):
         if not line.strip():
@@ -219,8 +262,23 @@ def read_json_rows(file: IO[str], name: str) -> Rows:
             places = (f"{name}, row {number}" for number in range(1, len(rows) + 1))
             yield from ((place, check_object(row, place)) for place, row in zip(places, rows, strict=True))
             return
-        first, place = False, f"{name}, line {number}"
-        yield place, check_object(parse_json(line, place), place)
+        place = f"{name}, line {number}"
+        try:
+            row = parse_json(line, place)
+        except ValueError:
+            if not first or not line.lstrip().startswith("{"):
+                raise
+            raise_no_rows(parse_json(line + file.read(), name), name)  # one object over several lines
+        first = False
+        yield place, check_object(row, place)
+
+
+def raise_no_rows(value: object, name: str) -> NoReturn:
+    """Raises ValueError that says what a file is that is one object over several lines."""
+    names = ", ".join(list(value)[:MAX_NAMES]) if isinstance(value, dict) else ""
+    raise ValueError(
+        f"{name} is one object ({names}) and no list of rows: save the list of rows alone, or a row a line"
+    )
 
 
 def parse_json(text: str, place: str) -> object:
@@ -238,12 +296,31 @@ def check_object(value: object, place: str) -> dict:
     return value
 
 
-def read_csv(file: IO[str], name: str) -> Rows:
-    """Rows of CSV with a header; raises ValueError at a stray quotation mark, or at a row too long or too short."""
+def open_csv(file: IO[str], strict: bool) -> tuple[Iterator[list[str]], int]:
+    """
+    A reader of CSV whose header is split by commas, semicolons or tabs, and how many lines were read before it.
+
+    A first line such as `sep=;`, which Excel writes, is skipped.
+    """
     csv.field_size_limit(MAX_CELL)
-    reader, header = csv.reader(file, strict=True), None
+    first, skipped, delimiters = file.readline(), 0, ",;\t"
+    if match := re.fullmatch(r"\"?sep=(.)\"?", first.strip("\r\n")):
+        first, skipped, delimiters = file.readline(), 1, match[1]
+    # The first of those that give the most cells.
+    delimiter = max(delimiters, key=lambda each: len(next(csv.reader([first], delimiter=each), [])))
+    return csv.reader(chain([first], file), delimiter=delimiter, strict=strict), skipped
+
+
+def read_csv(file: IO[str], name: str, names: Sequence[str]) -> Rows:
+    """
+    Rows of CSV with a header.
+
+    Raises:
+        ValueError: at a stray quotation mark, a row too long or too short, or a wanted column that is there twice.
+    """
+    (reader, skipped), header = open_csv(file, strict=True), None
     while True:
-        begin = reader.line_num + 1
+        begin = reader.line_num + skipped + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
@@ -255,6 +332,8 @@ def read_csv(file: IO[str], name: str) -> Rows:
             return
         if header is None:
             header = cells
+            if twice := [column for column in names if header.count(column) > 1]:
+                raise ValueError(f"{name}: {header.count(twice[0])} columns are called {twice[0]}: rename all but one")
         elif cells and len(cells) != len(header):
             raise ValueError(f"{name}, line {begin}: {len(cells)} cells, where the header has {len(header)}")
         elif cells:
@@ -277,11 +356,10 @@ def read_parquet(path: str, name: str, names: Sequence[str]) -> Rows:
 
 def count_csv_lines(paths: Sequence[str]) -> CsvLines:
     """Lines and rows of CSV files, and how many rows take several lines."""
-    csv.field_size_limit(MAX_CELL)
     lines = rows = several = 0
     for path in paths:
         with open_text(path) as file:
-            reader = csv.reader(file)
+            reader, _ = open_csv(file, strict=False)
             next(reader, None)  # the header
             before = reader.line_num
             for _ in reader:

@@ -12,18 +12,21 @@ from huggingface_hub.errors import HTTPError
 
 from approach.data.arguments import ARXIV, ARXIV_ROWS, DatasetArguments
 from approach.data.reading import (
+    FILE_FORMATS,
     Columns,
     CsvLines,
     build_dataset,
     count_csv_lines,
+    file_format,
     find_names,
     first_version_date,
     parse_categories,
 )
 from approach.errors import UserError, first_line
 
-FILE_FORMATS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 ID_COLUMNS = ("id", "article_id")
+OTHER_ABSTRACT_COLUMNS = ("abstract_inverted_index", "Abstract")  # OpenAlex's; Scopus's and Zotero's, with a capital
+MAX_SKIPPED = 5  # names of files that are shown
 CATEGORY_COLUMNS = ("categories", "primary_category", "category")
 
 
@@ -48,7 +51,10 @@ def load_source(args: DatasetArguments) -> Source:
     """
     name = args.dataset_name
     try:
-        files = find_files(name)
+        files, skipped = find_files(name)
+        if files and skipped:
+            shown = ", ".join(skipped[:MAX_SKIPPED]) + (", …" if len(skipped) > MAX_SKIPPED else "")
+            print(f"--dataset_name {name}: {len(skipped)} files are skipped, which are no abstracts: {shown}")
         source = read_files(name, files, args) if files else read_from_hub(name, args)
     except DatasetGenerationError as error:
         raise UserError(f"--dataset_name {name}: cannot be read: {first_line(error.__cause__ or error)}") from error
@@ -61,18 +67,19 @@ def load_source(args: DatasetArguments) -> Source:
     return source
 
 
-def find_files(name: str) -> list[str]:
-    """The data files that a path, folder or glob names, sorted; none where `name` must be a Hub id."""
+def find_files(name: str) -> tuple[list[str], list[str]]:
+    """
+    The data files that a path, a folder with its subfolders, or a glob names, sorted, and the names of other files.
+
+    None where `name` must be a Hub id. Hidden files are not looked at.
+    """
     if Path(name).is_file():
-        return [name] if file_format(name) else []
+        return ([name] if file_format(name) else []), []
     if Path(name).is_dir():
-        name = str(Path(glob.escape(name)) / "*")
-    return sorted(path for path in glob.glob(name) if Path(path).is_file() and file_format(path))
-
-
-def file_format(path: str) -> str | None:
-    """How `path` is read, by its ending; None for an ending that we do not read."""
-    return next((builder for ending, builder in FILE_FORMATS.items() if path.lower().endswith(ending)), None)
+        name = str(Path(glob.escape(name)) / "**" / "*")
+    paths = sorted(path for path in glob.glob(name, recursive=True) if Path(path).is_file())
+    files = [path for path in paths if file_format(path)]
+    return files, [Path(path).name for path in paths if not file_format(path)]
 
 
 def check_hub_id(name: str) -> None:
@@ -84,15 +91,13 @@ def check_hub_id(name: str) -> None:
 
 
 def read_files(name: str, files: list[str], args: DatasetArguments) -> Source:
-    """The needed columns of files; raises UserError where their formats differ, raises as `build_dataset`."""
-    kinds = sorted({file_format(path) for path in files})
-    if len(kinds) > 1:
-        raise UserError(f"--dataset_name {name}: files of several formats ({', '.join(kinds)}); name one with a glob")
-    columns = find_columns(args, find_names(files, kinds[0]))
-    rows = build_dataset(files, kinds[0], columns)
+    """The needed columns of files; raises UserError where one is missing, and as `build_dataset`."""
+    columns = find_columns(args, find_names(files))
+    rows = build_dataset(files, columns)
     if not len(rows):
         raise ValueError("there is no row in it")
-    return Source(name, rows, columns, None, None, count_csv_lines(files) if kinds[0] == "csv" else None)
+    csv_files = [path for path in files if file_format(path) == "csv"]
+    return Source(name, rows, columns, None, None, count_csv_lines(csv_files) if csv_files else None)
 
 
 def read_from_hub(name: str, args: DatasetArguments) -> Source:
@@ -138,6 +143,8 @@ def find_columns(args: DatasetArguments, names: list[str]) -> Columns:
     abstract = args.abstract_column
     if abstract == "abstract" and "abstract" not in names and "abstract_text" in names:
         abstract = "abstract_text"  # the arXiv corpus's first format
+    if abstract == "abstract" and "abstract" not in names:
+        abstract = next((name for name in OTHER_ABSTRACT_COLUMNS if name in names), abstract)
     columns = Columns(
         abstract=abstract,
         problem=args.problem_column,

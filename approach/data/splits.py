@@ -5,7 +5,6 @@ Near duplicates are rows that share most of their word 5-grams. MinHash finds ca
 """
 
 import hashlib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
@@ -16,10 +15,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from approach.data.arguments import DatasetArguments
+from approach.data.cleaning import CLEANING_STEPS
 from approach.data.pair_rules import PAIR_RULES
 from approach.data.pairs import list_drop_reasons
 from approach.data.processes import map_rows
 from approach.errors import UserError
+from approach.text import find_words
 
 
 def build_splits(rows: Dataset, args: DatasetArguments) -> tuple[DatasetDict, dict]:
@@ -34,6 +35,9 @@ def build_splits(rows: Dataset, args: DatasetArguments) -> tuple[DatasetDict, di
     statistics, num_read, rule = {}, len(rows), PAIR_RULES[args.pair_rule]
     if rule.summarize:
         statistics[args.pair_rule] = rule.summarize(rows)
+    if args.clean:
+        counts = Counter(step for steps in rows.data.column("cleaned").to_pylist() for step in steps)
+        statistics["cleaning"] = {step: counts[step] for step in CLEANING_STEPS}
     rows, funnel = drop_rows(rows)
     years, clusters = rows.with_format("numpy")["year"][:], np.arange(len(rows))
     if args.near_duplicate_threshold and len(rows):
@@ -243,8 +247,8 @@ def compare_pairs(
 
 
 def normalize_words(problem: str, approach: str) -> list[str]:
-    """A pair's words in lower case, without spacing and punctuation: rows are compared by these."""
-    return re.findall(r"[^\W_]+", f"{problem} {approach}".lower())
+    """A pair's words as rows are compared by them."""
+    return find_words(f"{problem} {approach}")
 
 
 def shingles(words: list[str], width: int = 5) -> set[str]:

@@ -8,6 +8,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from approach.text import fold_words
+
 NGRAM = 8  # words; shorter ones are common property ("in this paper we propose a new method")
 CHUNK_WORDS = 2**20  # of the corpus, compared at a time: memory does not grow with the corpus
 
@@ -37,9 +39,9 @@ class Corpus:
     """Texts as one array of word ids, built once, against which drafts are compared word by word."""
 
     def __init__(self, documents: list[str]):
-        # Words are lower-cased and split at white space. Id 0 ends every row, so that no run goes on into the next.
+        # Words are split at white space and folded. Id 0 ends every row, so that no run goes on into the next.
         self.vocabulary = defaultdict(count(1).__next__)
-        rows = [np.fromiter(map(self.vocabulary.__getitem__, text.lower().split()), np.int32) for text in documents]
+        rows = [np.fromiter(map(self.vocabulary.__getitem__, fold_words(text)), np.int32) for text in documents]
         self.vocabulary.default_factory = None
         self.ends = np.cumsum([len(row) + 1 for row in rows], dtype=np.int64)
         self.ids = np.zeros(self.ends[-1] if rows else 0, np.int32)
@@ -54,7 +56,7 @@ class Corpus:
         `run_row` the corpus row (of several runs the first in the draft, of several rows the first); None where no
         word is shared. `ngram_share` is None, not measured, for a draft of fewer than 8 words.
         """
-        texts = [[self.vocabulary.get(word, -1) for word in draft.lower().split()] for draft in drafts]
+        texts = [[self.vocabulary.get(word, -1) for word in fold_words(draft)] for draft in drafts]
         words = np.array([word for text in texts for word in [*text, -1]], np.int64)  # -1: a word the corpus lacks
         starts = np.cumsum([0] + [len(text) + 1 for text in texts])
         best, has_ngram = self._find_runs(words, starts)

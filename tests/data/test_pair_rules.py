@@ -36,6 +36,7 @@ def test_a_rule_is_added_by_one_line(last_sentence, tmp_path, capsys):
     rows.append({"id": "nothing", "abstract": "We try.\nNothing."})
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     words = ["--dataset_name", str(path), "--output_dir", str(tmp_path / "pairs"), "--pair_rule", "last_sentence"]
+    words += ["--min_problem_words", "1"]
     main(parse_arguments(words))
     train = load_dataset(str(tmp_path / "pairs"))["train"]
     assert train.column_names == ["id", "problem", "approach", "prompt", "completion", "num_sentences"]
@@ -57,6 +58,6 @@ def test_a_rule_is_added_by_one_line(last_sentence, tmp_path, capsys):
 def test_a_rule_that_is_not_in_the_table_is_refused_with_those_that_are(last_sentence, capsys):
     with pytest.raises((UserError, SystemExit)):
         parse_arguments(["--output_dir", "pairs", "--pair_rule", "guess"])
-    assert "'first_sentence', 'roles', 'last_sentence'" in capsys.readouterr().err
+    assert "'first_sentence', 'roles', 'labels', 'last_sentence'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="--keep_findings needs --pair_rule roles"):
         PrepareArguments(output_dir="pairs", pair_rule="last_sentence", keep_findings=True)

@@ -26,10 +26,11 @@ def test_filters_apply_in_the_reports_order_and_at_its_bounds():
     assert pair(None) == ("", "", "no_text")
     assert pair(" \n ") == ("", "", "no_text")
     assert pair("alone")[2] == "too_few_sentences"
-    assert pair(" ".join(["p"] * 50) + "\n" + words) == (" ".join(["p"] * 50), words, "")
-    assert pair(" ".join(["p"] * 51) + "\n" + words)[2] == "problem_too_long"
-    assert pair("p\n" + words.removesuffix(" word"))[2] == "approach_too_short"
-    assert pair(" ".join(["p"] * 51) + "\nshort")[2] == "problem_too_long"
+    assert pair("p " * 49 + "p.\n" + words) == ("p " * 49 + "p.", words, "")
+    assert pair("p " * 50 + "p.\n" + words)[2] == "problem_too_long"
+    assert pair("p p p.\n" + words)[2] == "problem_too_short" and pair("p p p p.\n" + words)[2] == ""
+    assert pair("p p p p.\n" + words.removesuffix(" word"))[2] == "approach_too_short"
+    assert pair("p " * 50 + "p.\nshort")[2] == "problem_too_long"
 
 
 anything = st.one_of(st.none(), st.integers(), st.lists(st.text(), max_size=3), st.text(alphabet=st.characters()))

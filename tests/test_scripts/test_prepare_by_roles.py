@@ -108,7 +108,7 @@ def test_background_follows_the_problem_in_the_prompt_and_drafting_takes_both(ba
 
 
 def test_the_card_shows_the_rows_with_their_roles_marked_and_no_html(tmp_path):
-    sentences = [SPEECH[0], "However, existing <img src=x onerror=alert(1)> systems are too slow.", *SPEECH[2:]]
+    sentences = [SPEECH[0], "However, existing <svg onload=alert(1)> systems are too slow.", *SPEECH[2:]]
     folder = build(tmp_path, [row(sentences, id=str(i)) for i in range(12)])
     card = DatasetCard.load(folder / "README.md")
     assert card.data.dataset_info["features"][-2:] == [
@@ -118,7 +118,7 @@ def test_the_card_shows_the_rows_with_their_roles_marked_and_no_html(tmp_path):
     assert len(re.findall(r"^Row \d+:$", card.text, re.MULTILINE)) == 10
     for told in (
         f"- **problem** (background): {SPEECH[0]}",
-        "existing &lt;img src=x onerror=alert(1)> systems",
+        "existing &lt;svg onload=alert(1)> systems",
         f"- **approach** (method): {SPEECH[3]}",
         f"- not used (result): {SPEECH[5]}",
         "no person has read them",
@@ -187,8 +187,9 @@ def test_two_processes_write_the_same_bytes_as_one(tmp_path, monkeypatch):
 def test_the_first_rule_says_and_writes_what_it_did_before_there_was_another(dataset):
     report = read_json(dataset / "build_report.json")
     assert list(report["funnel"]) == [
-        *("read", "no_text", "invalid_text", "contains_tag", "no_year", "too_few_sentences", "problem_too_long"),
-        *("approach_too_short", "too_many_tokens", "exact_copy", "near_copy_of_earlier_year", "kept"),
+        *("read", "no_text", "invalid_text", "contains_tag", "withdrawn", "no_year", "too_few_sentences"),
+        *("problem_too_short", "problem_too_long", "approach_too_short", "too_many_tokens", "exact_copy"),
+        *("near_copy_of_earlier_year", "kept"),
     ]
     assert not {"pair_rule", "prompt_context", "keep_findings", "keep_telling_problems"} & report["arguments"].keys()
     assert report["arguments"]["min_approach_words"] == 90 and "roles" not in report
