@@ -50,6 +50,7 @@ NEUTRAL_WORDS = list_words("""
 STRONG_WORDS = PROBLEM_WORDS | APPROACH_WORDS | OTHER_WORDS | OUTCOME_WORDS
 LABEL_WORDS = STRONG_WORDS | NEUTRAL_WORDS
 FUNCTION_WORDS = list_words("and of the to for in with a this or")  # no label begins or ends with one
+LABEL_STARTS = LABEL_WORDS - FUNCTION_WORDS
 # How a label's word may stand in a text of one line; most abstracts have none of these, which is quickly seen.
 CAPITALISED = frozenset(
     form + mark
@@ -61,6 +62,7 @@ SUMMARY_LABELS = ("summary", "unlabelled", "unlabeled")
 NUMBERING = r"(?:\(?\d{1,2}[.)]\s*)?"  # "(1) Background: " or "1. Introduction"
 # Where a label may stand: at the beginning of the text, of a line, or of a sentence.
 START = re.compile(rf"(?:^\s*|\s*[\r\n]\s*|(?<=[.!?])\s+|(?<=[.!?][\"”)\]])\s+){NUMBERING}")
+LINE_START = re.compile(rf"[\r\n]\s*{NUMBERING}([A-Za-z]+)")
 WORD = re.compile(r"[A-Za-z]+")
 # A label with a mark after it: "Methods: ", "METHODS. ", "Purpose – ", or alone on its line.
 MARKED_LABEL = re.compile(
@@ -99,7 +101,9 @@ def is_label(text: str) -> bool:
 
 def find_labels(text: str) -> list[tuple[int, int, str]]:
     """Begin, end and label of each label in a text, in their order."""
-    if "\n" not in text and "\r" not in text and CAPITALISED.isdisjoint(text.replace("/", " ").split()):
+    # Most abstracts have none, which is quickly seen: a label in lower case begins a line and has its colon.
+    has_no_capital = text.islower() or CAPITALISED.isdisjoint(text.replace("/", " ").split())
+    if has_no_capital and (":" not in text or LABEL_STARTS.isdisjoint(map(str.lower, LINE_START.findall(text)))):
         return []
     known, bare, unknown = [], [], []
     for start in START.finditer(text):

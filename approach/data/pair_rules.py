@@ -32,7 +32,7 @@ Dtype = str | list[str]  # of a column, as dataset cards write it: "string", "fl
 
 # White space after a stop and before a capital, digit, quote or bracket, unless "e.g." or "Dr." stands before it.
 REPORT_BOUNDARY = re.compile(r"(?<!\w\.\w.)(?<![A-Z][a-z]\.)(?<=[.!?])\s+(?=[A-Z0-9“(])")
-STOP_INSIDE = re.compile(r"[.!?][\"”’)\]]*\s+[\"“‘(\[]*[A-Z0-9]")  # where a line may hold several sentences
+STOP_INSIDE = re.compile(r"[.!?][\"”’)\]]*[ \t]+[\"“‘(\[]*[A-Z0-9]")  # where a line may hold several sentences
 # Roles: the probability of method or objective of a sentence that is always taken, and of one that may be added.
 SURE, POSSIBLE = 0.8, 0.5
 SURE_PROBLEM = 0.7  # probability of background or objective, of a problem that is not the first possible one
@@ -104,12 +104,16 @@ def split_auto(abstract: str) -> list[str]:
     lines = split_lines(abstract)
     unfinished = [line[-1] not in ".?!" for line in lines[:-1]]
     continued = [is_cut and after[0].islower() for is_cut, after in zip(unfinished, lines[1:], strict=True)]
+    if any(continued) and not any(line[0].isupper() for line in lines):  # a lower-cased corpus
+        continued = [False] * len(continued)
     is_short = max(map(len, lines), default=0) <= 80
     is_wrapped = sum(unfinished) > len(unfinished) / 2 and (is_short or sum(continued) >= sum(unfinished) / 2)
     if len(lines) < 2 or is_wrapped:
         return split_punctuation(abstract)
     for i in reversed([i for i, goes_on in enumerate(continued) if goes_on]):
         lines[i : i + 2] = [f"{lines[i]} {lines[i + 1]}"]
+    if not STOP_INSIDE.search(abstract):
+        return lines
     num_paragraphs = sum(bool(STOP_INSIDE.search(line)) and len(split_punctuation(line)) > 1 for line in lines)
     if num_paragraphs < len(lines) / 2:
         return lines

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("id", "problem", "approach", "prompt", "completion")  # of the dataset; a pair rule may add more
 ROW_COLUMNS: dict[str, Dtype] = {
-    **dict.fromkeys([*COLUMNS, "reason", "category"], "string"),
+    **dict.fromkeys([*COLUMNS, "reason", "category", "cleaned"], "string"),  # `cleaned`: steps, a space between
     **dict.fromkeys(["year", "problem_words", "approach_words", "tokens"], "int64"),
-    "cleaned": ["string"],
 }
 # Of a rule's columns, where a row was dropped before the rule.
 EMPTY: dict[str, str | int | float] = {"string": "", "int64": 0, "float64": 0.0}
@@ -99,9 +98,10 @@ def build_rows(
 
     `tokens` counts prompt and completion together; without a tokenizer it is 0.
     """
-    rows = {name: [] for name in (*ROW_COLUMNS, *list_rule_columns(args)) if name != "tokens"}
+    rule_columns = list_rule_columns(args)
+    rows = {name: [] for name in (*ROW_COLUMNS, *rule_columns) if name != "tokens"}
     for values in zip(*batch.values(), strict=True):
-        for name, value in build_row(dict(zip(batch, values, strict=True)), columns, args).items():
+        for name, value in build_row(dict(zip(batch, values, strict=True)), columns, args, rule_columns).items():
             rows[name].append(value)
     if tokenizer is None:
         return {**rows, "tokens": [0] * len(rows["id"])}
@@ -115,7 +115,7 @@ def build_rows(
     return {**rows, "reason": reasons, "tokens": tokens}
 
 
-def build_row(row: dict, columns: Columns, args: DatasetArguments) -> dict:
+def build_row(row: dict, columns: Columns, args: DatasetArguments, rule_columns: Mapping[str, Dtype]) -> dict:
     """One dataset row: its texts, why it is dropped (empty where it is not), its year (0 for none) and its words."""
     year = parse_year(row[columns.year]) if columns.year else None
     categories = (row[columns.category] if columns.category else None) or []
@@ -123,23 +123,23 @@ def build_row(row: dict, columns: Columns, args: DatasetArguments) -> dict:
         pair = Pair(reason="other_category")
     else:
         pair = build_pair(row, columns, args, has_year=year is not None)
-    rule_columns = {
-        name: pair.columns.get(name, [] if isinstance(dtype, list) else EMPTY[dtype])
-        for name, dtype in list_rule_columns(args).items()
-    }
+    problem_words, approach_words = count_words(pair.problem), count_words(pair.approach)
     return {
         "id": make_id(row, columns),
         "problem": pair.problem,
         "approach": pair.approach,
         "prompt": make_prompt(pair.problem, pair.background),
         "completion": make_completion(pair.approach),
-        "reason": pair.reason or find_length_reason(pair, args),
-        "cleaned": list(pair.cleaned),
+        "reason": pair.reason or find_length_reason(problem_words, approach_words, args),
+        "cleaned": " ".join(pair.cleaned),
         "category": categories[0] if categories else "",
         "year": year or 0,
-        "problem_words": count_words(pair.problem),
-        "approach_words": count_words(pair.approach),
-        **rule_columns,
+        "problem_words": problem_words,
+        "approach_words": approach_words,
+        **{
+            name: pair.columns.get(name, [] if isinstance(dtype, list) else EMPTY[dtype])
+            for name, dtype in rule_columns.items()
+        },
     }
 
 
@@ -148,10 +148,13 @@ def build_pair(row: dict, columns: Columns, args: DatasetArguments, has_year: bo
     texts = [to_text(row[column]) for column in columns.texts]
     cleaned: list[str] = []
     if args.clean:
-        texts, steps = zip(*map(clean_text, texts), strict=True)
-        cleaned = list(dict.fromkeys(step for found in steps for step in found))
-    reason = find_text_reason(texts, args) or ("no_year" if columns.year and not has_year else "")
-    if reason:
+        for i, text in enumerate(texts):
+            texts[i], steps = clean_text(text)
+            cleaned += [step for step in steps if step not in cleaned]
+    reasons = [find_text_reason(text, args) for text in texts]
+    if columns.year and not has_year:
+        reasons.append("no_year")
+    if reason := next(filter(None, reasons), ""):
         return Pair(reason=reason, cleaned=cleaned)
     if columns.problem:
         return Pair(*texts, cleaned=cleaned)
@@ -164,17 +167,17 @@ def build_pair(row: dict, columns: Columns, args: DatasetArguments, has_year: bo
     return replace(PAIR_RULES[args.pair_rule].make_pair(texts[0], sentences, args), cleaned=cleaned)
 
 
-def find_text_reason(texts: Sequence[str], args: DatasetArguments) -> str:
-    """Why no pair can be made of a row's texts; empty where one can."""
-    if not all(texts):
+def find_text_reason(text: str, args: DatasetArguments) -> str:
+    """Why no pair can be made of a text; empty where one can."""
+    if not text:
         return "no_text"
-    if any(INVALID.search(text) for text in texts):
+    if not text.isascii() and INVALID.search(text):
         return "invalid_text"
-    if any(tag in text for tag in TAGS for text in texts):
+    if "<" in text and any(tag in text for tag in TAGS):
         return "contains_tag"  # `</approach>` in an abstract would end its approach
-    if args.clean and any(map(is_withdrawn, texts)):
+    if args.clean and is_withdrawn(text):
         return "withdrawn"
-    if args.language and detect_language(" ".join(texts)) != args.language:
+    if args.language and detect_language(text) != args.language:
         return "other_language"
     return ""
 
@@ -189,14 +192,13 @@ def cut_sentences(text: str, sentence_rule: str, args: DatasetArguments) -> tupl
     return [sentence for section in sections if section.kind != "keywords" for sentence in cut(section.text)], True
 
 
-def find_length_reason(pair: Pair, args: DatasetArguments) -> str:
+def find_length_reason(problem_words: int, approach_words: int, args: DatasetArguments) -> str:
     """Why a pair is dropped for the number of its words; empty where it is not."""
-    problem_words = count_words(pair.problem)
     if problem_words < args.min_problem_words:
         return "problem_too_short"
     if problem_words > args.max_problem_words:
         return "problem_too_long"
-    return "approach_too_short" if count_words(pair.approach) < args.min_approach_words else ""
+    return "approach_too_short" if approach_words < args.min_approach_words else ""
 
 
 def make_id(row: dict, columns: Columns) -> str:

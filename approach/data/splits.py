@@ -36,7 +36,7 @@ def build_splits(rows: Dataset, args: DatasetArguments) -> tuple[DatasetDict, di
     if rule.summarize:
         statistics[args.pair_rule] = rule.summarize(rows)
     if args.clean:
-        counts = Counter(step for steps in rows.data.column("cleaned").to_pylist() for step in steps)
+        counts = Counter(step for steps in rows.data.column("cleaned").to_pylist() for step in steps.split())
         statistics["cleaning"] = {step: counts[step] for step in CLEANING_STEPS}
     rows, funnel = drop_rows(rows)
     years, clusters = rows.with_format("numpy")["year"][:], np.arange(len(rows))

@@ -17,7 +17,7 @@ from prepare_dataset import PrepareArguments, main
 
 
 def pair(abstract):
-    row = build_row({"abstract": abstract}, Columns(), DatasetArguments())
+    row = build_row({"abstract": abstract}, Columns(), DatasetArguments(), {})
     return row["problem"], row["approach"], row["reason"]
 
 
