@@ -9,7 +9,7 @@ from approach.review import resampling
 from approach.review.candidates import AUTHORS, DRAFT, NEAREST, OTHER, System
 from approach.review.design import Size, design_sheet
 from approach.review.ratings import PairRating, Ratings
-from approach.review.strengths import measure_strengths
+from approach.review.strengths import fit, measure_strengths
 
 ROLES = (DRAFT, DRAFT, AUTHORS, OTHER, NEAREST)
 SYSTEMS = [System(f"system {i}", "none", role) for i, role in enumerate(ROLES)]
@@ -66,3 +66,9 @@ def test_each_strength_lies_in_its_interval_in_at_least_90_of_100_runs(monkeypat
         held += [about["low"] <= true <= about["high"] for about, true in zip(found, STRENGTHS, strict=True)]
     print("runs of 100 in which each strength lies in its interval:", held)
     assert (held >= 90).all(), held
+
+
+def test_the_regularisation_grows_with_the_strengths():
+    """Of two systems, whose strengths' exponentials have a mean of 1, each is taken to have won 0.2 pairs more."""
+    stronger, weaker = fit(np.array([[0.0, 3], [1, 0]]))
+    assert stronger - weaker == pytest.approx(np.log((3 + 0.2) / (1 + 0.2)), abs=1e-5)
