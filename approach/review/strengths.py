@@ -7,9 +7,9 @@ from approach.review.ratings import Ratings
 from approach.review.resampling import Draws, describe
 
 # choix adds this rate to each transition of its Markov chain, in both directions. A win counts as 1 / (w_i + w_j)
-# there, where w is the exponential of a strength and all w have a mean of 1. So it is as if each of two systems had won
-# 0.1 · (w_i + w_j) pairs against the other, which is no fixed number. Without it, the strength of a control that always
-# loses would have no end.
+# there, where w is the exponential of a strength and all w have a mean of 1. So each of two systems is taken to have
+# won 0.1 · (w_i + w_j) pairs against the other, which is no fixed number. Without it, the strength of a control that
+# always loses would have no end.
 REGULARISATION = 0.1
 MAX_ITERATIONS = 10_000
 
