@@ -240,9 +240,11 @@ def summarize_run(run: dict) -> dict[str, str]:
     """The rows of `run.json` that the card shows, by their labels."""
     figures = {**run.get("arguments", {}), **run, **run.get("versions", {})}
     recipe = {key.replace("_", " "): format_value(figures[key]) for key in RECIPE if figures.get(key) is not None}
-    losses = [entry["eval_loss"] for entry in run.get("losses", []) if "eval_loss" in entry]
+    losses = [(entry["step"], entry["eval_loss"]) for entry in run.get("losses", []) if "eval_loss" in entry]
     if losses:
-        recipe["validation loss, nats a token"] = f"{losses[0]:.3f} → {losses[-1]:.3f}"
+        # Of the checkpoint that was kept, which is not the last one where the best was chosen.
+        kept = dict(losses).get(run.get("best_step"), losses[-1][1])
+        recipe["validation loss, nats a token"] = f"{losses[0][1]:.3f} → {kept:.3f}"
     return recipe
 
 

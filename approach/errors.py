@@ -158,11 +158,15 @@ def run_script(main: Callable[[], object]) -> None:
     """
     Runs a script's `main`; a UserError, Ctrl-C or a disk that takes no more ends it in one line and an exit status.
 
+    A character that a redirected output's encoding lacks, as Windows' cp1252 lacks →, is printed as a question mark.
     With APPROACH_TRACEBACK=1 in the environment the whole traceback is shown. Any other error is a bug of ours and
     shows its traceback always.
     """
     global is_running
     is_running = True
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         main()
     except BaseException as error:

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from merging_inputs import make_scores, merge
 from publishing import contents
 
-from approach.cards import dataset_card, escape_html, model_card, write_model_card
+from approach.cards import dataset_card, escape_html, model_card, summarize_run, write_model_card
 from approach.errors import UserError
 from approach.merging.model_folder import stage_adapter
 from approach.prompt import TAGS
@@ -55,6 +55,14 @@ def test_a_card_tells_the_scores_with_intervals_baselines_and_samples(merged, tm
     write_model_card(folder, "alice/model", None)  # the scores are in the folder now
     assert (folder / "README.md").read_bytes() == before
     assert {path.name for path in folder.iterdir()} - {path.name for path in merged.iterdir()} == {"scores.json"}
+
+
+@pytest.mark.parametrize(("best_step", "shown"), [(None, "3.500 → 3.300"), (4, "3.500 → 3.100")])
+def test_a_card_shows_the_loss_of_the_checkpoint_that_was_kept(best_step, shown):
+    """With early stopping the last evaluation is always a worse one."""
+    losses = [{"step": step, "eval_loss": loss} for step, loss in ((0, 3.5), (4, 3.1), (8, 3.3))]
+    recipe = summarize_run({"losses": losses, "best_step": best_step})
+    assert recipe["validation loss, nats a token"] == shown
 
 
 def test_a_card_states_names_and_licences_that_its_records_state(merged, tmp_path):

@@ -169,3 +169,15 @@ def test_ctrl_c_while_two_processes_work_stops_both(abstracts, tmp_path):
     assert_stopped(subprocess.CompletedProcess(command, process.returncode, "", errors))
     assert took < 5
     assert [path.name for path in tmp_path.iterdir()] == ["many.jsonl"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "cp1252", "ascii"])
+def test_what_a_redirected_output_cannot_show_stops_no_script(encoding):
+    """On Windows a finished merge was thrown away at the arrow of its last line."""
+    code = "from approach.errors import UserError, run_script\n"
+    code += "def main():\n    print('a → b, 数据')\n    raise UserError('no → way')\nrun_script(main)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
+    )
+    assert result.stdout.split() == [b"a", b"?", b"b,", b"??"] and result.stderr.split() == [b"no", b"?", b"way"]
+    assert result.returncode == 1
